@@ -1,0 +1,275 @@
+"""Finding, checking and running bundles."""
+
+import difflib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from monai_lgg.io.atomic import atomic_text
+from monai_lgg.splits import load_split, save_split
+
+_PACKAGE = Path(__file__).parent
+#: A run is a copy of the bundle, so that it can be used wherever a bundle can.
+_NOT_COPIED = shutil.ignore_patterns("models", "eval", "__pycache__", ".*")
+OVERRIDES = "overrides.json"
+
+
+def bundles_dir() -> Path:
+    """The folder of the shipped bundles: inside the installed package, or beside it in a checkout."""
+    installed = _PACKAGE / "bundles"
+    return installed if installed.is_dir() else _PACKAGE.parent / "bundles"
+
+
+def bundle_names() -> list[str]:
+    return sorted(path.parent.parent.name for path in bundles_dir().glob("*/configs/metadata.json"))
+
+
+def find_bundle(name_or_path: str | Path) -> Path:
+    """The folder of a bundle given by name, or by path (a run is a bundle too).
+
+    Raises:
+        ValueError: neither; the nearest name is suggested.
+    """
+    named = bundles_dir() / str(name_or_path)
+    for folder in (Path(name_or_path).expanduser(), named):
+        if (folder / "configs" / "metadata.json").is_file():
+            return folder.resolve()
+    near = difflib.get_close_matches(str(name_or_path), bundle_names(), n=1)
+    hint = f"did you mean {near[0]}?" if near else f"give a folder or one of: {', '.join(bundle_names())}"
+    raise ValueError(f"no bundle {str(name_or_path)!r}; {hint}")
+
+
+def checked_root(path: str) -> Path:
+    """The bundle's folder, checked, because a wrong ``bundle_root`` would write models into the caller's folder.
+
+    Raises:
+        FileNotFoundError: ``path`` is not a bundle.
+    """
+    root = Path(path).expanduser().resolve()
+    if not (root / "configs" / "metadata.json").is_file():
+        raise FileNotFoundError(
+            f"bundle_root {path!r} ({root}) has no configs/metadata.json; give the bundle's folder as bundle_root"
+        )
+    return root
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """``auto`` takes the GPU when there is one; any other name must exist.
+
+    Raises:
+        ValueError: an unknown device, or a GPU that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device {name!r} is not known; use auto, cpu, cuda or cuda:<n>") from error
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise ValueError(f"device {name!r}: {torch.cuda.device_count()} CUDA GPU(s) found; use device cpu or auto")
+    return device
+
+
+def load_weights(network: torch.nn.Module, path: str | Path) -> None:
+    """Load a plain state_dict into ``network``.
+
+    Raises:
+        FileNotFoundError: no weights there.
+        ValueError: not a weights file, or of another network.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no weights at {path}; train the bundle first, or give a trained run as the bundle")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path}: not a weights file that can be loaded safely ({type(error).__name__})") from error
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: weights of another network ({first}); use the bundle they were trained by") from error
+
+
+def read_config(files: list[Path]) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config([str(file) for file in files])
+    return parser
+
+
+def parse_settings(settings: tuple[str, ...], files: list[Path]) -> dict[str, Any]:
+    """``key=value`` pairs as a dictionary; values are JSON, else text.
+
+    Raises:
+        ValueError: no ``=``, or a key that the configuration does not have (MONAI itself would ignore it).
+    """
+    parser = read_config(files)
+    result = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"{setting!r}: give key=value")
+        _check_key(parser, key)
+        try:
+            result[key] = json.loads(text)
+        except json.JSONDecodeError:
+            result[key] = text
+    return result
+
+
+def _check_key(parser: ConfigParser, key: str) -> None:
+    if key in parser:
+        return
+    known = [name for name in parser.get() if not name.startswith("_")]
+    known += [f"{name}#{inner}" for name in known if isinstance(parser.get(name), dict) for inner in parser.get(name)]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"top-level names: {', '.join(k for k in known if '#' not in k)}"
+    raise ValueError(f"setting {key!r} is not in the configuration; {hint}")
+
+
+def workflow(root: Path, configs: list[str], kind: str, run_id: str, overrides: Mapping[str, Any]) -> ConfigWorkflow:
+    """A bundle's configuration files, merged in order, as an initialized workflow.
+
+    A run's own settings (``configs/overrides.json``) come after the files, ``overrides`` last.
+    """
+    files = [str(root / "configs" / name) for name in [*configs, OVERRIDES] if (root / "configs" / name).is_file()]
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it prints to standard output
+    flow = ConfigWorkflow(
+        config_file=files,
+        meta_file=str(root / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type=kind,
+        run_id=run_id,
+        bundle_root=str(root),
+        **overrides,
+    )
+    flow.initialize()
+    return flow
+
+
+def prepare_run(bundle: Path, run: Path, overrides: Mapping[str, Any]) -> None:
+    """Make ``run`` a copy of the bundle with the overrides beside its configuration, or check that it fits.
+
+    Raises:
+        ValueError: the folder holds something else, or a run begun with other settings.
+    """
+    stored = run / "configs" / OVERRIDES
+    if not run.exists() or (run.is_dir() and not any(run.iterdir())):
+        run.parent.mkdir(parents=True, exist_ok=True)
+        partial = run.with_name(f".{run.name}.{os.getpid()}")
+        shutil.copytree(bundle, partial, ignore=_NOT_COPIED)
+        atomic_text(partial / "configs" / OVERRIDES, json.dumps(dict(overrides), indent=1) + "\n")
+        if run.exists():
+            run.rmdir()
+        partial.rename(run)
+        return
+    if not stored.is_file():
+        raise ValueError(f"{run} exists and is not a run of monai-lgg; choose a new folder for the run")
+    begun = json.loads(stored.read_text())
+    if begun != dict(overrides):
+        raise ValueError(f"{run} was begun with {begun}, now {dict(overrides)}; repeat those to go on, or choose a new folder")
+
+
+def train(
+    bundle: Path,
+    dataset_dir: Path,
+    run: Path,
+    *,
+    split_file: Path | None = None,
+    settings: tuple[str, ...] = (),
+    device: str = "auto",
+    progress: bool = True,
+) -> Path:
+    """Train ``bundle`` in the folder ``run``, or go on where an earlier call was stopped.
+
+    Args:
+        bundle: of :func:`find_bundle`.
+        dataset_dir: in the public layout.
+        run: becomes a copy of the bundle with ``models/model.pt`` (best), ``models/checkpoint.pt`` (to go on from),
+            ``eval/split.json`` and TensorBoard events in ``eval``.
+        split_file: None makes a patient-level split.
+        settings: ``key=value`` overrides of the configuration.
+    Returns:
+        Path of the best weights.
+    """
+    overrides = {
+        "dataset_dir": str(dataset_dir.resolve()),
+        **parse_settings(settings, [bundle / "configs" / "train.json"]),
+    }
+    pick_device(device)
+    split = load_split(split_file, dataset_dir) if split_file is not None else None
+    prepare_run(bundle, run, overrides)
+    own_split = run / "eval" / "split.json"
+    if split is not None and not own_split.exists():
+        save_split(split, own_split)
+    elif split is not None and load_split(own_split, dataset_dir) != split:
+        raise ValueError(f"{run} was begun with another split than {split_file}; choose a new folder for the run")
+    flow = workflow(
+        run.resolve(),
+        ["train.json"],
+        "train",
+        "training",
+        {"device_name": device, "show_progress": progress},
+    )
+    try:
+        flow.run()
+    finally:
+        flow.finalize()
+    return run / "models" / "model.pt"
+
+
+def evaluate(
+    bundle: Path,
+    dataset_dir: Path,
+    output: Path,
+    *,
+    split_file: Path | None = None,
+    part: str = "test",
+    settings: tuple[str, ...] = (),
+    device: str = "auto",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Evaluate a trained bundle on one part of a split, by the bundle's own evaluation configuration.
+
+    Args:
+        split_file: None takes the run's own.
+        part: ``test``, ``validation``, ``train``, or ``all`` for every patient below ``dataset_dir`` without a split.
+    Returns:
+        The summary, as written to ``output/summary.json``.
+    """
+    configs = ["train.json", "evaluate.json"]
+    if part != "all":
+        split_file = split_file or bundle / "eval" / "split.json"
+        if not split_file.is_file():
+            raise FileNotFoundError(
+                f"no split at {split_file}; give the split that kept the test patients out of training, or "
+                "--part all for data that no training has seen"
+            )
+        load_split(split_file, dataset_dir)
+    overrides = {
+        "dataset_dir": str(dataset_dir.resolve()),
+        "split_file": None if part == "all" else str(split_file),
+        "part": part,
+        "device_name": device,
+        "show_progress": progress,
+        "results_dir": str(output),
+        **parse_settings(settings, [bundle / "configs" / name for name in configs]),
+    }
+    flow = workflow(bundle, configs, "train", "evaluating", overrides)
+    try:
+        flow.run()
+    finally:
+        flow.finalize()
+    return json.loads((output / "summary.json").read_text())
+
+
+def safe_name(text: str) -> str:
+    """``text`` as a file name: anything but letters, digits, ``.``, ``-`` and ``_`` becomes ``_``."""
+    return re.sub(r"[^\w.-]+", "_", text).strip(".") or "case"

@@ -1,0 +1,181 @@
+"""Files -> patients -> ordered slices: the public ``kaggle_3m`` layout.
+
+``<root>/<patient>/<patient>_<n>.tif`` with an optional ``<patient>_<n>_mask.tif`` and ``<root>/data.csv``.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_SLICE_NAME = re.compile(r"^(?P<patient>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One axial slice; ``label`` is None when there is no mask."""
+
+    number: int
+    image: Path
+    label: Path | None
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One patient's slices in ascending order of their number (base to vertex in the public data)."""
+
+    name: str
+    slices: tuple[Slice, ...]
+
+    @property
+    def institution(self) -> str:
+        return institution_of(self.name)
+
+    @property
+    def has_labels(self) -> bool:
+        return all(item.label is not None for item in self.slices)
+
+
+def institution_of(patient: str) -> str:
+    """Institution code of a TCGA-like name (``TCGA_DU_5849_1995...`` -> ``DU``); ``unknown`` for other names."""
+    words = patient.split("_")
+    return words[1] if len(words) >= 4 and words[0] == "TCGA" else "unknown"
+
+
+def parse_slice_name(file_name: str) -> tuple[str, int, bool] | None:
+    """(patient, slice number, is a mask) of a file name in the public layout; None for any other name."""
+    match = _SLICE_NAME.match(file_name)
+    if match is None:
+        return None
+    return match["patient"], int(match["number"]), match["mask"] is not None
+
+
+def data_root(path: str | Path) -> Path:
+    """The folder that holds the patient folders: ``path`` itself or a ``kaggle_3m`` folder inside it."""
+    root = Path(path)
+    if not root.is_dir():
+        raise FileNotFoundError(f"data folder {root} does not exist; give the folder that holds the patient folders")
+    inner = root / "kaggle_3m"
+    return inner if inner.is_dir() else root
+
+
+def read_patient(folder: Path) -> Patient:
+    """Find the slices of one patient.
+
+    Args:
+        folder: ``<root>/<patient>``, holding ``<patient>_<n>.tif`` and masks.
+    Raises:
+        ValueError: no slices, a name of another patient, or a slice number used twice.
+    """
+    images: dict[int, Path] = {}
+    labels: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        parsed = parse_slice_name(path.name)
+        if parsed is None or path.name.startswith("."):
+            continue
+        patient, number, is_mask = parsed
+        if patient != folder.name:
+            raise ValueError(f"{path}: file of patient {patient} in the folder of {folder.name}; move it")
+        target = labels if is_mask else images
+        if number in target:
+            raise ValueError(f"{path}: slice number {number} is used twice ({target[number].name}); keep one")
+        target[number] = path
+    if not images:
+        raise ValueError(f"{folder}: no slices named {folder.name}_<number>.tif; check the layout")
+    return Patient(folder.name, tuple(Slice(n, images[n], labels.get(n)) for n in sorted(images)))
+
+
+def patient_folders(root: str | Path) -> list[Path]:
+    """The sub-folders of ``root`` that hold at least one file named like a slice, sorted by name."""
+    return [
+        folder
+        for folder in sorted(data_root(root).iterdir())
+        if folder.is_dir()
+        and not folder.name.startswith(".")
+        and any(parse_slice_name(path.name) for path in folder.iterdir())
+    ]
+
+
+def read_patients(root: str | Path, names: Iterable[str] | None = None) -> list[Patient]:
+    """All patients below ``root`` in the order of their names, or only the named ones.
+
+    Raises:
+        ValueError: no patients, or a named one is missing.
+    """
+    folders = {folder.name: folder for folder in patient_folders(root)}
+    if not folders:
+        raise ValueError(f"{root}: no patient folders in the layout <patient>/<patient>_<n>.tif")
+    wanted = sorted(folders) if names is None else list(names)
+    missing = [name for name in wanted if name not in folders]
+    if missing:
+        raise ValueError(f"{root}: no folder for {len(missing)} patient(s), first {missing[0]}; is it the same data?")
+    return [read_patient(folders[name]) for name in wanted]
+
+
+def slice_records(patients: Sequence[Patient], numbers: dict[str, list[int]] | None = None) -> list[dict[str, Any]]:
+    """One record a labelled slice: image and label path, patient, slice number. For 2D training.
+
+    Args:
+        patients: with labels.
+        numbers: patient name -> slice numbers to keep; None keeps all.
+    Raises:
+        ValueError: a slice has no mask.
+    """
+    records = []
+    for patient in patients:
+        for item in patient.slices:
+            if numbers is not None and item.number not in numbers.get(patient.name, ()):
+                continue
+            records.append(
+                {
+                    "image": str(item.image),
+                    "label": _label_path(patient, item),
+                    "patient": patient.name,
+                    "slice": item.number,
+                }
+            )
+    return records
+
+
+def volume_records(
+    patients: Sequence[Patient], numbers: dict[str, list[int]] | None = None, labels: bool = True
+) -> list[dict[str, Any]]:
+    """One record a patient: ordered image (and label) paths, slice numbers, case name. For evaluation, prediction."""
+    records = []
+    for patient in patients:
+        keep = [item for item in patient.slices if numbers is None or item.number in numbers.get(patient.name, ())]
+        if not keep:
+            continue
+        record: dict[str, Any] = {
+            "image": [str(item.image) for item in keep],
+            "case": patient.name,
+            "slices": [item.number for item in keep],
+        }
+        if labels:
+            record["label"] = [_label_path(patient, item) for item in keep]
+        records.append(record)
+    return records
+
+
+def _label_path(patient: Patient, item: Slice) -> str:
+    if item.label is None:
+        raise ValueError(f"{patient.name}: slice {item.number} has no mask ({item.image.stem}_mask.tif); add it")
+    return str(item.label)
+
+
+def read_labels(patient: Patient) -> np.ndarray:
+    """The patient's masks as a bool volume (H, W, D).
+
+    Raises:
+        ValueError: a mask is missing, unreadable, or of another size than the others.
+    """
+    from monai_lgg.io.tiff import read_tiff
+
+    masks = [read_tiff(_label_path(patient, item)) > 0 for item in patient.slices]
+    shapes = {mask.shape for mask in masks}
+    if len(shapes) != 1 or masks[0].ndim != 2:
+        raise ValueError(f"{patient.name}: masks have the shapes {sorted(shapes)}, they must be one (rows, columns)")
+    return np.stack(masks, axis=-1)

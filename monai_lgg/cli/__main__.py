@@ -1,0 +1,3 @@
+from monai_lgg.cli import main
+
+main(prog_name="monai-lgg")

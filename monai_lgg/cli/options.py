@@ -1,0 +1,65 @@
+"""What all commands share: --debug, --quiet, --json, and errors as one line with an exit code."""
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXIT_INTERRUPTED = 130
+
+
+class ErrorGroup(click.Group):
+    """Turns the library's exceptions into ``Error: ...`` and exit code 1; a traceback only under --debug."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # the order of the journey, not of the alphabet
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            click.echo("interrupted; finished work is kept, run the same command again to go on", err=True)
+            raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
+        except Exception as error:
+            if ctx.meta.get("monai_lgg.debug"):
+                raise
+            raise click.ClickException(_message(error)) from error
+
+
+def _message(error: BaseException) -> str:
+    """The deepest cause that speaks: MONAI wraps every error of a transform or expression in its own."""
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) or type(error).__name__
+
+
+def _set_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    ctx.meta["monai_lgg.debug"] = value
+
+
+def _set_quiet(ctx: click.Context, _param: click.Parameter, value: bool) -> bool:
+    logging.basicConfig(level=logging.WARNING if value else logging.INFO, format="%(message)s")
+    logging.getLogger("ignite").setLevel(logging.ERROR)  # it logs every start and stop of each engine
+    return value
+
+
+def common_options(function: F) -> F:
+    """Adds --quiet (argument ``quiet``) and --debug."""
+    quiet = click.option("--quiet", "-q", is_flag=True, callback=_set_quiet, help="No progress bars, only results.")
+    debug = click.option(
+        "--debug", is_flag=True, expose_value=False, callback=_set_debug, help="Show the traceback of an error."
+    )
+    return quiet(debug(function))
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+
+
+def echo_json(result: Any) -> None:
+    click.echo(json.dumps(result, indent=1, default=str))

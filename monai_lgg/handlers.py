@@ -1,0 +1,249 @@
+"""Ignite handlers that MONAI lacks: exact resume, an early stop that can be resumed, pictures and config."""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.data import set_rnd
+from monai.handlers import EarlyStopHandler
+from monai.utils import set_determinism
+from torch.utils.tensorboard import SummaryWriter
+
+from monai_lgg.io.atomic import atomic_write
+from monai_lgg.report.overlay import paint
+
+_log = logging.getLogger(__name__)
+
+
+class EpochSeed:
+    """Seeds every random state from (seed, epoch) at the start of each epoch.
+
+    A resumed training therefore draws the same batches and augmentations as one that was never interrupted.
+    """
+
+    def __init__(self, seed: int, dataset: Any, sampler: Any = None) -> None:
+        self.seed = seed
+        self.dataset = dataset
+        self.sampler = sampler  # of a distributed training; it has an order of its own
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        seed = self.seed + 100_003 * engine.state.epoch
+        set_determinism(seed)
+        set_rnd(self.dataset, seed=seed)
+        if self.sampler is not None:
+            self.sampler.set_epoch(engine.state.epoch)
+
+
+class BestModelSaver:
+    """Saves the network's plain state_dict whenever the evaluator's key metric has a new best value.
+
+    Unlike MONAI's CheckpointSaver it writes in one step (a kill never leaves half a file) and remembers the best
+    value when training resumes. Attach to the evaluator.
+    """
+
+    def __init__(self, network: torch.nn.Module, path: str, save: bool = True) -> None:
+        self.network = network
+        self.path = Path(path)
+        self.save = save  # False for ranks other than 0
+        self.best = -math.inf
+        self.best_epoch = 0
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        value = float(engine.state.metrics[engine.state.key_metric_name])
+        if math.isnan(value) or value <= self.best:
+            return
+        self.best, self.best_epoch = value, engine.state.epoch
+        if not self.save:
+            return
+        state = plain_state(self.network)
+        atomic_write(self.path, lambda partial: torch.save(state, partial))
+        _log.info(f"new best {engine.state.key_metric_name} {value:.4f}: saved {self.path}")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+
+
+def plain_state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """state_dict without the wrapper of DistributedDataParallel, in the default memory layout."""
+    inner = getattr(network, "module", network)
+    return {name: tensor.contiguous() for name, tensor in inner.state_dict().items()}
+
+
+class ResumableEarlyStop(EarlyStopHandler):
+    """MONAI's early stop with a patience of 0 meaning never, and a state that can be saved."""
+
+    def __init__(self, patience: int, score_function: Callable[[Engine], float]) -> None:
+        self.enabled = patience > 0
+        super().__init__(patience=max(1, patience), score_function=score_function)
+
+    def attach(self, engine: Engine) -> None:
+        if self.enabled:
+            super().attach(engine)
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self._handler.state_dict()) if self._handler else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self._handler and state:
+            self._handler.load_state_dict(state)
+
+
+class TrainingState:
+    """Saves all that a training needs to go on after each epoch, and goes on from it at the start.
+
+    Args:
+        path: of the checkpoint; replaced in one step.
+        objects: name -> thing with state_dict / load_state_dict (network, optimizer, schedule, best, early stop).
+        resume: False starts afresh even if the file exists.
+        save: False for ranks other than 0.
+    """
+
+    def __init__(self, path: str, objects: dict[str, Any], resume: bool = True, save: bool = True) -> None:
+        self.path = Path(path)
+        self.objects = objects
+        self.resume = resume
+        self.save = save
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.load)
+        if self.save:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self.store)
+
+    def _all(self, engine: Engine) -> dict[str, Any]:
+        scaler = getattr(engine, "scaler_", None)
+        return self.objects | ({"scaler": scaler} if scaler is not None else {})
+
+    def store(self, engine: Engine) -> None:
+        state: dict[str, Any] = {
+            name: plain_state(item) if isinstance(item, torch.nn.Module) else item.state_dict()
+            for name, item in self._all(engine).items()
+        }
+        state["progress"] = {
+            "epoch": engine.state.epoch,
+            "iteration": engine.state.iteration,
+            "max_epochs": engine.state.max_epochs,
+        }
+        atomic_write(self.path, lambda partial: torch.save(state, partial))
+
+    def load(self, engine: Engine) -> None:
+        if not (self.resume and self.path.exists()):
+            return
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        progress = state["progress"]
+        if progress["max_epochs"] != engine.state.max_epochs:
+            raise ValueError(
+                f"{self.path}: began with max_epochs={progress['max_epochs']}, now {engine.state.max_epochs}; the "
+                "schedule would not fit: resume with the same number, or start a new run"
+            )
+        for name, item in self._all(engine).items():
+            try:
+                getattr(item, "module", item).load_state_dict(state[name])
+            except (RuntimeError, ValueError, KeyError) as error:
+                raise ValueError(
+                    f"{self.path}: its {name} does not fit this configuration ({_short(error)}); resume with the "
+                    "configuration it was made with, or start a new run"
+                ) from error
+        engine.state.epoch, engine.state.iteration = progress["epoch"], progress["iteration"]
+        _log.info(f"resumed after epoch {progress['epoch']} from {self.path}")
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+class OutlineImages:
+    """Writes to TensorBoard, each epoch, the slice with the largest tumour of the first validation patients.
+
+    FLAIR with the truth in cyan and the prediction in orange. Attach to an evaluator whose outputs have ``image``
+    (3, H, W, D), ``pred`` and ``label`` (1, H, W, D).
+    """
+
+    def __init__(self, writer: SummaryWriter, cases: int = 4) -> None:
+        self.writer = writer
+        self.cases = cases
+        self._seen = 0
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def start(self, engine: Engine) -> None:
+        self._seen = 0
+
+    def __call__(self, engine: Engine) -> None:
+        for item in engine.state.output:
+            if self._seen >= self.cases:
+                return
+            truth = item["label"][0].cpu().numpy() > 0
+            k = int(truth.sum(axis=(0, 1)).argmax())
+            picture = paint(
+                item["image"][1, ..., k].float().cpu().numpy(), item["pred"][0, ..., k].cpu().numpy() > 0, truth[..., k]
+            )
+            self.writer.add_image(f"validation/case_{self._seen}", picture, engine.state.epoch, dataformats="HWC")
+            self._seen += 1
+
+
+class LearningRate:
+    """Writes the learning rate that an epoch was trained with to TensorBoard. Attach before the schedule."""
+
+    def __init__(self, writer: SummaryWriter, optimizer: torch.optim.Optimizer) -> None:
+        self.writer = writer
+        self.optimizer = optimizer
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        self.writer.add_scalar("learning_rate", self.optimizer.param_groups[0]["lr"], engine.state.epoch)
+
+
+class EpochLine:
+    """Logs one line an epoch: mean training loss, validation metrics, seconds. Attach after the validation."""
+
+    def __init__(self, validator: Engine, writer: SummaryWriter) -> None:
+        self.validator = validator
+        self.writer = writer
+        self._losses: list[float] = []
+        self._began = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def start(self, engine: Engine) -> None:
+        self._losses, self._began = [], time.perf_counter()
+
+    def collect(self, engine: Engine) -> None:
+        self._losses.append(float(engine.state.output[0]["loss"]))
+
+    def __call__(self, engine: Engine) -> None:
+        seconds = time.perf_counter() - self._began
+        loss = sum(self._losses) / max(1, len(self._losses))
+        self.writer.add_scalar("train_loss_epoch", loss, engine.state.epoch)
+        scores = self.validator.state.metrics if self.validator.state.epoch == engine.state.epoch else {}
+        figures = "".join(f" {name} {value:.4f}" for name, value in scores.items())
+        _log.info(f"epoch {engine.state.epoch}/{engine.state.max_epochs}: loss {loss:.4f}{figures} ({seconds:.0f} s)")
+
+
+def log_config(writer: SummaryWriter, bundle_root: str, settings: dict[str, Any]) -> None:
+    """Put the settings in force and the bundle's configuration files into TensorBoard as text."""
+    rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
+    writer.add_text("settings", f"| setting | value |\n|---|---|\n{rows}")
+    for path in sorted((Path(bundle_root) / "configs").glob("*.json")):
+        if path.stem in ("train", "overrides"):
+            writer.add_text(f"config/{path.name}", "".join(f"    {line}\n" for line in path.read_text().splitlines()))

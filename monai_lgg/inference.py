@@ -1,0 +1,351 @@
+"""Finding the cases of a prediction, running a bundle on them, and the files that each case gets."""
+
+import csv
+import io
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import DataLoader, Dataset
+from monai.transforms import MapTransform, Orientation
+from scipy.ndimage import generate_binary_structure, label
+
+from monai_lgg.bundle import safe_name, workflow
+from monai_lgg.cases import parse_slice_name, patient_folders, read_patient, volume_records
+from monai_lgg.io.atomic import atomic_text
+from monai_lgg.io.nifti import is_nifti, write_nifti
+from monai_lgg.io.reader import CaseReader
+from monai_lgg.io.tiff import is_tiff, write_tiff
+from monai_lgg.report.overlay import save_contact_sheet
+
+_log = logging.getLogger(__name__)
+
+#: (row, column, slice) of radiological display, the order of the public TIFF slices.
+DISPLAY_AXES = "PLS"
+FORMATS = ("auto", "tiff", "nifti")
+RESULT = "result.json"
+COLUMNS = ("case", "status", "voxels", "volume_ml", "components", "spacing_mm", "format", "seconds", "error")
+#: Errors that concern every case that follows, so the batch stops: no space left, read-only, quota.
+_FATAL_ERRNO = (28, 30, 122)
+
+
+def prediction_records(inputs: str | Path | Iterable[str | Path]) -> list[dict[str, Any]]:
+    """Cases below the inputs: a patient folder, a folder of patients, single TIFFs, NIfTI volumes or folders of them.
+
+    Returns:
+        Records with ``image`` (paths), ``case`` (unique name), ``slices`` (numbers, empty for NIfTI) and ``truth``
+        (mask paths, or None).
+    Raises:
+        FileNotFoundError: an input does not exist.
+        ValueError: an input holds no case, or two cases have one name.
+    """
+    paths = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    records = [record for path in paths for record in _records_of(Path(path))]
+    names: dict[str, Any] = {}
+    for record in records:
+        if record["case"] in names:
+            raise ValueError(
+                f"two cases are named {record['case']} ({names[record['case']]}, {record['image'][0]}); "
+                "predict them into two folders"
+            )
+        names[record["case"]] = record["image"][0]
+    return records
+
+
+def _records_of(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        raise FileNotFoundError(f"input {path} does not exist")
+    if path.is_file():
+        return [_file_record(path)]
+    if any(parse_slice_name(item.name) for item in path.iterdir() if item.is_file()):
+        return [_patient_record(path)]
+    records = [_patient_record(folder) for folder in patient_folders(path)]
+    records += [_file_record(item) for item in sorted(path.iterdir()) if is_nifti(item) and not item.name.startswith(".")]
+    if not records:
+        raise ValueError(f"{path}: no patient folders (<patient>/<patient>_<n>.tif) and no .nii or .nii.gz files")
+    return records
+
+
+def _patient_record(folder: Path) -> dict[str, Any]:
+    """A folder that cannot be read still gives a record, which then fails as a case and stops nothing else."""
+    try:
+        patient = read_patient(folder)
+    except ValueError as error:
+        return {"image": [str(folder)], "case": folder.name, "slices": [], "truth": None, "broken": str(error)}
+    record = volume_records([patient], labels=False)[0]
+    truth = [str(item.label) for item in patient.slices] if patient.has_labels else None
+    return {**record, "truth": truth}
+
+
+def _file_record(path: Path) -> dict[str, Any]:
+    if not (is_tiff(path) or is_nifti(path)):
+        raise ValueError(f"input {path}: unknown format; give .tif, .tiff, .nii, .nii.gz or a folder")
+    name = path.name
+    for suffix in (".nii.gz", path.suffix):
+        name = name.removesuffix(suffix)
+    return {"image": [str(path)], "case": safe_name(name), "slices": [], "truth": None}
+
+
+def sequences_record(flair: Path, pre: Path | None = None, post: Path | None = None) -> dict[str, Any]:
+    """One case of separate NIfTI volumes; a missing sequence is replaced by FLAIR, as in the public data."""
+    record = _file_record(flair)
+    if pre is not None or post is not None:
+        record["image"] = [str(pre or flair), str(flair), str(post or flair)]
+    return record
+
+
+class SaveCased(MapTransform):
+    """Writes one case's files into ``<output_dir>/<case>/``, which appears only when all of them are whole.
+
+    The mask (``<case>_<n>_mask.tif`` a slice, uint8 0/255; or ``<case>_mask.nii.gz``, uint8 0/1), probabilities by
+    option, ``overlay.png`` and ``result.json``.
+
+    Args:
+        keys: of the probabilities (1, X, Y, Z) in the geometry of the input.
+        output_dir: parent of the case folders.
+        output_format: ``tiff``, ``nifti`` or ``auto`` (as the input).
+        threshold: probability from which a voxel is tumour.
+        probabilities: write them too, as float32.
+        overlay: write ``overlay.png``.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str,
+        output_format: str = "auto",
+        threshold: float = 0.5,
+        probabilities: bool = False,
+        overlay: bool = True,
+        overwrite: bool = True,
+    ) -> None:
+        super().__init__(keys)
+        if output_format not in FORMATS:
+            raise ValueError(f"output_format {output_format!r} is not one of {', '.join(FORMATS)}")
+        if not 0 < threshold < 1:
+            raise ValueError(f"threshold {threshold} is not between 0 and 1")
+        self.output_dir = Path(output_dir)
+        self.output_format = output_format
+        self.threshold = threshold
+        self.probabilities = probabilities
+        self.overlay = overlay
+        self.overwrite = overwrite
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        record = dict(data)
+        for key in self.key_iterator(record):
+            self._save(record, record[key])
+        return record
+
+    def _save(self, record: Mapping[Hashable, Any], probability: Any) -> None:
+        case = str(record["case"])
+        final, partial = self.output_dir / case, self.output_dir / f".{case}.partial"
+        if final.exists() and not (final / RESULT).is_file():
+            raise FileExistsError(f"{final} exists and is no result of monai-lgg; choose another output folder")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            self._write(partial, case, record, probability)
+            if final.exists():
+                shutil.rmtree(final)
+            os.replace(partial, final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _write(self, folder: Path, case: str, record: Mapping[Hashable, Any], probability: Any) -> None:
+        meta = probability.meta
+        values = probability[0].float().cpu().numpy()
+        mask = values >= self.threshold
+        source = "nifti" if is_nifti(str(meta["filename_or_obj"])) else "tiff"
+        chosen = source if self.output_format == "auto" else self.output_format
+        numbers = [int(n) for n in record.get("slices", [])]
+        write = _write_nifti if chosen == "nifti" else _write_tiff
+        write(folder, f"{case}{{}}_mask", mask.astype(np.uint8), meta, numbers, 255 if chosen == "tiff" else 1)
+        if self.probabilities:
+            write(folder, f"{case}{{}}_prob", values, meta, numbers, 1)
+        if self.overlay:
+            self._overlay(folder / "overlay.png", case, record, mask, meta)
+        result = {"case": case, "format": chosen, "threshold": self.threshold, **measure(mask, meta)}
+        atomic_text(folder / RESULT, json.dumps(result, indent=1) + "\n")
+
+    def _overlay(self, path: Path, case: str, record: Mapping[Hashable, Any], mask: np.ndarray, meta: Any) -> None:
+        truth = None
+        if record.get("truth"):
+            truth = CaseReader().get_data([str(item) for item in record["truth"]])[0][..., 0] > 0
+        flair = record["image"][1].float().cpu().numpy()  # already in display order
+        affine = np.asarray(meta["affine"])
+        save_contact_sheet(path, case, flair, to_display(mask, affine), truth, [int(n) for n in record.get("slices", [])])
+
+
+def to_display(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """(X, Y, Z) with its RAS affine -> (row, column, slice) as shown on screen."""
+    moved = Orientation(axcodes=DISPLAY_AXES)(_meta_tensor(volume, affine))
+    return np.asarray(moved)[0]
+
+
+def _meta_tensor(volume: np.ndarray, affine: np.ndarray) -> Any:
+    from monai.data import MetaTensor
+
+    return MetaTensor(torch.as_tensor(np.ascontiguousarray(volume))[None], affine=torch.as_tensor(affine))
+
+
+def _write_tiff(folder: Path, name: str, volume: np.ndarray, meta: Any, numbers: list[int], scale: int) -> None:
+    shown = to_display(volume, np.asarray(meta["affine"]))
+    single = not numbers and shown.shape[2] == 1
+    for k, number in enumerate(numbers or range(1, shown.shape[2] + 1)):
+        pixels = shown[..., k] * scale if scale != 1 else shown[..., k]
+        path = folder / (name.format("" if single else f"_{number}") + ".tif")
+        write_tiff(path, pixels.astype(volume.dtype), meta.get("resolution"))
+
+
+def _write_nifti(folder: Path, name: str, volume: np.ndarray, meta: Any, numbers: list[int], scale: int) -> None:
+    write_nifti(folder / f"{name.format('')}.nii.gz", volume, dict(meta))
+
+
+def measure(mask: np.ndarray, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Size and number of components of a mask; volume only where the spacing is known.
+
+    Args:
+        mask: bool (X, Y, Z).
+    """
+    components = int(label(mask, structure=generate_binary_structure(3, 3))[1])  # 26-connected
+    voxels = int(np.count_nonzero(mask))
+    if not meta.get("spacing_known", False):
+        return {"voxels": voxels, "volume_ml": None, "components": components, "spacing_mm": None}
+    affine = np.asarray(meta["original_affine"], dtype=float)[:3, :3]
+    spacing = np.linalg.norm(affine, axis=0)
+    volume_ml = voxels * abs(float(np.linalg.det(affine))) / 1000
+    return {
+        "voxels": voxels,
+        "volume_ml": round(volume_ml, 4),
+        "components": components,
+        "spacing_mm": [round(float(value), 6) for value in spacing],
+    }
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """Outcome of one case: status ``done``, ``skipped`` (finished earlier) or ``failed`` with the error."""
+
+    case: str
+    status: str
+    error: str = ""
+    seconds: float = 0.0
+
+
+def predict(
+    records: list[dict[str, Any]],
+    bundle: Path,
+    output: Path,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: Callable[[list[dict[str, Any]]], Iterable[dict[str, Any]]] = iter,
+) -> list[CaseResult]:
+    """Run a bundle's inference configuration on each case; a case that fails is reported and the rest goes on.
+
+    Args:
+        records: of :func:`prediction_records`.
+        bundle: with weights at ``models/model.pt``.
+        output: gets a folder a case and ``results.csv``.
+        settings: checked overrides of ``inference.json``.
+        overwrite: do finished cases again.
+        progress: wraps the records, for example in a progress bar.
+    Raises:
+        OSError: the output folder cannot be written, or the disk is full.
+    """
+    check_writable(output)
+    todo = [record for record in records if overwrite or not _finished(output, record["case"])]
+    results = [CaseResult(record["case"], "skipped") for record in records if record not in todo]
+    try:
+        for result in _run(todo, bundle, output, settings or {}, device, progress):
+            results.append(result)
+    finally:
+        write_table(output, results)
+    return results
+
+
+def _run(
+    todo: list[dict[str, Any]],
+    bundle: Path,
+    output: Path,
+    settings: Mapping[str, Any],
+    device: str,
+    progress: Callable[[list[dict[str, Any]]], Iterable[dict[str, Any]]],
+) -> Iterator[CaseResult]:
+    if not todo:
+        return
+    flow = workflow(
+        bundle, ["inference.json"], "infer", "inferring", {"device_name": device, "output_dir": str(output), **settings}
+    )
+    flow.parser["dataset#data"] = todo
+    evaluator = flow.evaluator
+    for record in progress(todo):
+        yield _run_case(evaluator, flow.preprocessing, record)
+
+
+def _run_case(evaluator: Any, preprocessing: Any, record: dict[str, Any]) -> CaseResult:
+    import time
+
+    began = time.perf_counter()
+    case = record["case"]
+    try:
+        if "broken" in record:
+            raise ValueError(record["broken"])
+        evaluator.data_loader = DataLoader(Dataset([record], preprocessing), batch_size=1, num_workers=0)
+        evaluator.run()
+    except Exception as error:
+        cause = deepest(error)
+        if isinstance(cause, OSError) and cause.errno in _FATAL_ERRNO:
+            raise cause from error
+        _log.debug("case %s failed", case, exc_info=True)
+        return CaseResult(case, "failed", f"{type(cause).__name__}: {cause}", time.perf_counter() - began)
+    return CaseResult(case, "done", seconds=time.perf_counter() - began)
+
+
+def deepest(error: BaseException) -> BaseException:
+    """The cause inside the errors that MONAI wraps around those of a transform."""
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def check_writable(folder: Path) -> None:
+    """Create ``folder`` and prove that a file can be written there.
+
+    Raises:
+        OSError: it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-test-{os.getpid()}"
+        probe.write_bytes(b"0")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(error.errno, f"output folder {folder} cannot be written ({error.strerror}); choose another") from error
+
+
+def _finished(output: Path, case: str) -> bool:
+    return (output / case / RESULT).is_file()
+
+
+def write_table(output: Path, results: list[CaseResult]) -> None:
+    """``results.csv``: one row a case of this call, in the order of their names."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=COLUMNS, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    for result in sorted(results, key=lambda item: item.case):
+        path = output / result.case / RESULT
+        facts = json.loads(path.read_text()) if result.status != "failed" and path.is_file() else {}
+        row = {**facts, "case": result.case, "status": result.status, "error": result.error}
+        writer.writerow(row | {"seconds": f"{result.seconds:.2f}"})
+    atomic_text(output / "results.csv", text.getvalue())

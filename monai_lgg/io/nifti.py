@@ -1,0 +1,87 @@
+"""NIfTI reading and writing through nibabel, with the affine, form codes and units kept.
+
+A volume stacked from TIFF slices has no known spacing. NIfTI cannot leave the zooms empty, so such a file says it by
+``qform_code = sform_code = 0`` (no coordinate system) and ``xyzt_units = 0`` (unit unknown), with zooms of 1. Its
+voxels are stored in the order that readers assume for such files (first axis to the patient's left, second to
+anterior), so viewers still show it the right way round.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.config import PathLike
+
+from monai_lgg.io.atomic import atomic_write
+
+SUFFIXES = (".nii", ".nii.gz")
+
+
+def is_nifti(path: PathLike) -> bool:
+    return str(path).lower().endswith(SUFFIXES)
+
+
+def spacing_known(header: nib.Nifti1Header) -> bool:
+    """False for a file that states neither a coordinate system nor a unit of length."""
+    coded = int(header["qform_code"]) > 0 or int(header["sform_code"]) > 0
+    return coded or header.get_xyzt_units()[0] != "unknown"
+
+
+def read_nifti(path: PathLike) -> tuple[np.ndarray, dict[str, Any]]:
+    """Voxels as (X, Y, Z, C) and the geometry.
+
+    Raises:
+        ValueError: unreadable, truncated, not 3D or 4D, or NaN / Inf voxels.
+    """
+    try:
+        image = nib.load(path)
+        voxels = np.asanyarray(image.dataobj)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path}: not a readable NIfTI file ({error}); fetch or export it again") from error
+    if voxels.ndim == 2:
+        voxels = voxels[..., None]
+    if voxels.ndim == 5 and voxels.shape[3] == 1:  # the NIfTI standard keeps vector channels in the fifth axis
+        voxels = voxels[:, :, :, 0]
+    if voxels.ndim not in (3, 4):
+        raise ValueError(f"{path}: shape {voxels.shape}; a volume has 3 axes, or 4 with the sequences last")
+    if not np.isfinite(voxels).all():
+        raise ValueError(f"{path}: has NaN or infinite voxels; replace them first")
+    header = image.header
+    meta = {
+        "affine": np.asarray(image.affine, dtype=np.float64),
+        "spacing_known": spacing_known(header),
+        "qform_code": int(header["qform_code"]),
+        "sform_code": int(header["sform_code"]),
+        "xyzt_units": int(header["xyzt_units"]),
+    }
+    return voxels if voxels.ndim == 4 else voxels[..., None], meta
+
+
+def write_nifti(path: PathLike, voxels: np.ndarray, meta: dict[str, Any]) -> None:
+    """Write (X, Y, Z) with the geometry of ``meta`` (as :func:`read_nifti` gives it); appears only when whole.
+
+    When ``meta`` has no form codes (a stack of TIFF slices in (row, column, slice) order) the volume is reordered
+    as the module's head describes.
+    """
+    affine = np.asarray(meta["affine"], dtype=np.float64)
+    codes = (int(meta.get("qform_code", 0)), int(meta.get("sform_code", 0)))
+    if not meta.get("spacing_known", False) and codes == (0, 0):
+        voxels, affine = _to_default_order(voxels, affine)
+    image = nib.Nifti1Image(voxels, affine)
+    image.set_sform(affine if codes[1] else None, codes[1])
+    image.set_qform(affine if codes[0] or codes[1] else None, codes[0])
+    image.header["pixdim"][1:4] = np.linalg.norm(affine[:3, :3], axis=0)
+    image.header["xyzt_units"] = int(meta.get("xyzt_units", 0))
+    atomic_write(Path(path), lambda partial: nib.save(image, partial))
+
+
+def _to_default_order(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reorder to (left, anterior, superior), which is what nibabel assumes of a file without form codes."""
+    start = nib.orientations.io_orientation(affine)
+    target = nib.orientations.axcodes2ornt(("L", "A", "S"))
+    transform = nib.orientations.ornt_transform(start, target)
+    moved = nib.orientations.apply_orientation(voxels, transform)
+    return moved, affine @ nib.orientations.inv_ornt_aff(transform, voxels.shape)

@@ -1,0 +1,86 @@
+"""One reader for every case: a stack of TIFF slices, a multi-page TIFF, or one or three NIfTI volumes."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.config import PathLike
+from monai.data.image_reader import ImageReader
+
+from monai_lgg.io.nifti import is_nifti, read_nifti
+from monai_lgg.io.tiff import DISPLAY_AFFINE, is_tiff, read_tiff, resolution_of
+
+
+class CaseReader(ImageReader):
+    """Reads a case as a volume with channels last. Use by dotted path: ``reader="monai_lgg.io.reader.CaseReader"``.
+
+    - TIFF files (a list is a stack of slices in the given order): (rows, columns, slices, C).
+    - one NIfTI volume, 3D or 4D with channels last: (X, Y, Z, C).
+    - three NIfTI volumes of equal geometry (pre-contrast, FLAIR, post-contrast): (X, Y, Z, 3).
+
+    Files are opened in :meth:`get_data`, because LoadImage answers an exception in ``read`` by trying other readers.
+    """
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        return True
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> list[str]:
+        return [str(data)] if isinstance(data, str | os.PathLike) else [str(item) for item in data]
+
+    def get_data(self, img: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
+        if all(is_tiff(path) for path in img):
+            pixels, meta = _tiff_stack(img)
+        elif all(is_nifti(path) for path in img):
+            pixels, meta = _nifti_channels(img)
+        else:
+            raise ValueError(f"{img[0]}: unknown format; give .tif, .tiff, .nii or .nii.gz files, all of one kind")
+        meta |= {
+            "filename_or_obj": img[0],
+            "original_affine": meta["affine"].copy(),
+            "spatial_shape": np.array(pixels.shape[:-1]),
+            "original_channel_dim": -1,
+            "space": "RAS",
+        }
+        return pixels, meta
+
+
+def _tiff_stack(paths: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
+    slices = [_as_hwdc(read_tiff(path)) for path in paths]
+    for path, pixels in zip(paths, slices, strict=True):
+        if pixels.shape[:2] != slices[0].shape[:2] or pixels.shape[3] != slices[0].shape[3]:
+            raise ValueError(
+                f"{path}: {_size(pixels)}, but {Path(paths[0]).name} is {_size(slices[0])}; "
+                "all slices of a case must have one size"
+            )
+    meta: dict[str, Any] = {"affine": DISPLAY_AFFINE.copy(), "spacing_known": False}
+    resolution = resolution_of(paths[0])
+    if resolution is not None:
+        meta["resolution"] = resolution
+    return np.concatenate(slices, axis=2), meta
+
+
+def _as_hwdc(pixels: np.ndarray) -> np.ndarray:
+    """(H, W), (H, W, C), (H, W, D) or (H, W, D, C) -> (H, W, D, C); a last axis of at most 4 counts as channels."""
+    if pixels.ndim == 2:
+        return pixels[:, :, None, None]
+    if pixels.ndim == 3:
+        return pixels[:, :, None, :] if pixels.shape[2] <= 4 else pixels[..., None]
+    return pixels
+
+
+def _size(pixels: np.ndarray) -> str:
+    return f"{pixels.shape[0]} x {pixels.shape[1]} with {pixels.shape[3]} channel(s)"
+
+
+def _nifti_channels(paths: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
+    volumes = [read_nifti(path) for path in paths]
+    first, meta = volumes[0]
+    for path, (volume, other) in zip(paths[1:], volumes[1:], strict=True):
+        if volume.shape != first.shape or not np.allclose(other["affine"], meta["affine"], atol=1e-3):
+            raise ValueError(
+                f"{path}: geometry differs from {Path(paths[0]).name} (shape {volume.shape[:3]} and "
+                f"{first.shape[:3]}, or another affine); resample the sequences to the FLAIR first"
+            )
+    return np.concatenate([volume for volume, _ in volumes], axis=-1), meta

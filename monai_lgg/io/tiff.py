@@ -1,0 +1,163 @@
+"""TIFF reading and writing through tifffile, with images kept as (row, column).
+
+MONAI's own readers transpose TIFFs and keep only the first page; see CONTRIBUTING.md.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from monai.config import PathLike
+from monai.data.image_reader import ImageReader
+from monai.data.image_writer import ImageWriter
+
+from monai_lgg.io.atomic import atomic_write
+
+SUFFIXES = (".tif", ".tiff")
+
+#: RAS affine of (row, column, slice) in radiological display: rows run to posterior, columns to the patient's
+#: left, slices to superior. Unit length stands for one pixel, since TIFF says nothing of millimetres.
+DISPLAY_AFFINE = np.array([[0.0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+def is_tiff(path: PathLike) -> bool:
+    return str(path).lower().endswith(SUFFIXES)
+
+
+def read_tiff(path: PathLike) -> np.ndarray:
+    """Pixels of a TIFF file, any of grey, RGB, planar, multi-page.
+
+    Returns:
+        (H, W[, D][, C]) in the file's dtype; D are the pages.
+    Raises:
+        ValueError: not a TIFF, truncated, several images of different size, or NaN / Inf pixels.
+    """
+    try:
+        with tifffile.TiffFile(path) as tif:
+            if len(tif.series) != 1:
+                raise ValueError(f"holds {len(tif.series)} images of different kind; one series is needed")
+            series = tif.series[0]
+            _check_complete(tif, Path(path).stat().st_size)
+            pixels, axes = series.asarray(), series.axes
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path}: not a readable TIFF ({error}); fetch or export the file again") from error
+    if not np.isfinite(pixels).all():
+        raise ValueError(f"{path}: has NaN or infinite pixels; replace them first")
+    return _rows_first(pixels, axes)
+
+
+def _check_complete(tif: tifffile.TiffFile, size: int) -> None:
+    for page in tif.pages:
+        end = max((o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=False)), default=0)
+        if end > size:
+            raise ValueError(f"truncated: {size} bytes, pixels end at {end}")
+
+
+def _rows_first(pixels: np.ndarray, axes: str) -> np.ndarray:
+    order = [axes.index("Y"), axes.index("X")]
+    pages = [i for i, axis in enumerate(axes) if axis not in "YXS"]
+    samples = [i for i, axis in enumerate(axes) if axis == "S"]
+    moved = pixels.transpose(order + pages + samples)
+    depth = [int(np.prod([pixels.shape[i] for i in pages]))] if pages else []
+    return moved.reshape(*moved.shape[:2], *depth, *(pixels.shape[i] for i in samples))
+
+
+def resolution_of(path: PathLike) -> tuple[Any, ...] | None:
+    """(x, y, unit) as tifffile takes them, or None when the file states none or says 'no unit'."""
+    with tifffile.TiffFile(path) as tif:
+        tags = tif.pages[0].tags
+        values = [tags.get(name) for name in ("XResolution", "YResolution", "ResolutionUnit")]
+    if values[0] is None or values[1] is None:
+        return None
+    unit = int(values[2].value) if values[2] is not None else 2  # the standard's default: inch
+    return None if unit == 1 else (values[0].value, values[1].value, unit)
+
+
+def write_tiff(path: PathLike, pixels: np.ndarray, resolution: tuple[Any, ...] | None = None) -> None:
+    """Write (H, W) or pages (D, H, W), deflate-compressed; the file appears only when whole."""
+    options: dict[str, Any] = {}
+    if resolution is not None:
+        options = {"resolution": resolution[:2], "resolutionunit": resolution[2]}
+    atomic_write(
+        Path(path),
+        lambda partial: tifffile.imwrite(
+            partial, pixels, photometric="minisblack", compression="zlib", metadata=None, **options
+        ),
+    )
+
+
+class TiffReader(ImageReader):
+    """TIFF files as (row, column) arrays. Use by dotted path: ``reader="monai_lgg.io.tiff.TiffReader"``.
+
+    One file gives (H, W[, D][, C]). Files are opened in :meth:`get_data`, because LoadImage answers an exception
+    in ``read`` by silently trying other readers, which would give a transposed image.
+    """
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        names = [filename] if isinstance(filename, str | os.PathLike) else list(filename)
+        return all(is_tiff(name) for name in names)
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> list[str]:
+        return [str(data)] if isinstance(data, str | os.PathLike) else [str(item) for item in data]
+
+    def get_data(self, img: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
+        if len(img) != 1:
+            raise ValueError(f"{img[0]}: {len(img)} files given; use CaseReader for a stack of slices")
+        pixels = read_tiff(img[0])
+        # A last axis of 3 or 4 is colour unless the file has only pages; grey stacks keep (H, W, D).
+        samples = _samples(img[0])
+        meta = {
+            "filename_or_obj": img[0],
+            "affine": DISPLAY_AFFINE.copy(),
+            "original_affine": DISPLAY_AFFINE.copy(),
+            "spatial_shape": np.array(pixels.shape[:-1] if samples else pixels.shape),
+            "original_channel_dim": -1 if samples else float("nan"),
+            "space": "RAS",
+            "spacing_known": False,
+        }
+        return pixels, meta
+
+
+def _samples(path: PathLike) -> bool:
+    with tifffile.TiffFile(path) as tif:
+        return "S" in tif.series[0].axes
+
+
+class TiffWriter(ImageWriter):
+    """Masks as uint8 TIFF: 0/255 by default, one page a slice. ``writer="monai_lgg.io.tiff.TiffWriter"``.
+
+    Args:
+        output_dtype: of the file, uint8.
+        scale: value written for 1 in a mask; 255 (default) or 1. Float dtypes are written as they are.
+        kwargs: ignored, for SaveImage's sake.
+    """
+
+    def __init__(self, output_dtype: Any = np.uint8, scale: int | None = 255, **kwargs: Any) -> None:
+        super().__init__(output_dtype=output_dtype, affine=None, scale=scale)
+        self.scale = 1 if scale is None else scale
+        self.resolution: tuple[Any, ...] | None = None
+
+    def set_data_array(self, data_array: Any, channel_dim: int | None = 0, squeeze_end_dims: bool = True, **_: Any) -> None:
+        pixels = np.asarray(data_array)
+        if channel_dim is not None:
+            if pixels.shape[channel_dim] != 1:
+                raise ValueError(f"a mask has 1 channel, got {pixels.shape[channel_dim]}; save each on its own")
+            pixels = np.take(pixels, 0, axis=channel_dim)
+        if pixels.ndim == 3:
+            pixels = pixels[..., 0] if pixels.shape[-1] == 1 else np.moveaxis(pixels, -1, 0)
+        floating = np.issubdtype(np.dtype(self.output_dtype), np.floating)
+        self.data_obj = (pixels if floating else pixels * self.scale).astype(self.output_dtype)
+
+    def set_metadata(self, meta_dict: Any = None, resample: bool = True, **_: Any) -> None:
+        source = (meta_dict or {}).get("filename_or_obj")
+        if source and is_tiff(source) and Path(source).is_file():
+            self.resolution = resolution_of(source)
+
+    def write(self, filename: PathLike, verbose: bool = False, **kwargs: Any) -> None:
+        super().write(filename, verbose=verbose)
+        write_tiff(filename, self.data_obj, self.resolution)
