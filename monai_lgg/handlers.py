@@ -124,7 +124,7 @@ class TrainingState:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.store)
 
     def _all(self, engine: Engine) -> dict[str, Any]:
-        scaler = getattr(engine, "scaler_", None)
+        scaler = getattr(engine, "scaler", None)  # of mixed precision on a GPU
         return self.objects | ({"scaler": scaler} if scaler is not None else {})
 
     def store(self, engine: Engine) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +42,8 @@ def prediction_records(inputs: str | Path | Iterable[str | Path]) -> list[dict[s
     """Cases below the inputs: a patient folder, a folder of patients, single TIFFs, NIfTI volumes or folders of them.
 
     Returns:
-        Records with ``image`` (paths), ``case`` (unique name), ``slices`` (numbers, empty for NIfTI) and ``truth``
-        (mask paths, or None).
+        Records with ``image`` (paths) and ``case`` (unique name); patient folders also have ``slices`` (numbers) and,
+        when every slice has a mask, ``truth`` (mask paths). A folder that cannot be read has ``broken`` (the reason).
     Raises:
         FileNotFoundError: an input does not exist.
         ValueError: an input holds no case, or two cases have one name.
@@ -79,10 +80,11 @@ def _patient_record(folder: Path) -> dict[str, Any]:
     try:
         patient = read_patient(folder)
     except ValueError as error:
-        return {"image": [str(folder)], "case": folder.name, "slices": [], "truth": None, "broken": str(error)}
+        return {"image": [str(folder)], "case": folder.name, "broken": str(error)}
     record = volume_records([patient], labels=False)[0]
-    truth = [str(item.label) for item in patient.slices] if patient.has_labels else None
-    return {**record, "truth": truth}
+    if patient.has_labels:
+        record["truth"] = [str(item.label) for item in patient.slices]
+    return record
 
 
 def _file_record(path: Path) -> dict[str, Any]:
@@ -91,7 +93,7 @@ def _file_record(path: Path) -> dict[str, Any]:
     name = path.name
     for suffix in (".nii.gz", path.suffix):
         name = name.removesuffix(suffix)
-    return {"image": [str(path)], "case": safe_name(name), "slices": [], "truth": None}
+    return {"image": [str(path)], "case": safe_name(name)}
 
 
 def sequences_record(flair: Path, pre: Path | None = None, post: Path | None = None) -> dict[str, Any]:
@@ -282,34 +284,44 @@ def _run(
     device: str,
     progress: Callable[[list[dict[str, Any]]], Iterable[dict[str, Any]]],
 ) -> Iterator[CaseResult]:
-    if not todo:
-        return
-    flow = workflow(
-        bundle, ["inference.json"], "infer", "inferring", {"device_name": device, "output_dir": str(output), **settings}
-    )
-    flow.parser["dataset#data"] = todo
-    evaluator = flow.evaluator
+    flow = None
     for record in progress(todo):
-        yield _run_case(evaluator, flow.preprocessing, record)
+        began = time.perf_counter()
+        try:
+            if "broken" in record:
+                raise ValueError(record["broken"])
+            flow = flow or _inference_workflow(bundle, output, settings, device, todo)
+            _run_case(flow, record)
+            if not _finished(output, record["case"]):
+                raise RuntimeError("the bundle's configuration wrote no result; it needs SaveCased")
+            result = CaseResult(record["case"], "done", seconds=time.perf_counter() - began)
+        except Exception as error:
+            if flow is None and "broken" not in record:
+                raise  # the bundle itself does not load, so no case can be done
+            flow = None  # an Ignite engine that raised silently does nothing on its next run
+            result = _failure(record["case"], error, time.perf_counter() - began)
+        yield result
 
 
-def _run_case(evaluator: Any, preprocessing: Any, record: dict[str, Any]) -> CaseResult:
-    import time
+def _inference_workflow(
+    bundle: Path, output: Path, settings: Mapping[str, Any], device: str, todo: list[dict[str, Any]]
+) -> Any:
+    overrides = {"device_name": device, "output_dir": str(output), "data": todo, **settings}
+    return workflow(bundle, ["inference.json"], "infer", "inferring", overrides)
 
-    began = time.perf_counter()
-    case = record["case"]
-    try:
-        if "broken" in record:
-            raise ValueError(record["broken"])
-        evaluator.data_loader = DataLoader(Dataset([record], preprocessing), batch_size=1, num_workers=0)
-        evaluator.run()
-    except Exception as error:
-        cause = deepest(error)
-        if isinstance(cause, OSError) and cause.errno in _FATAL_ERRNO:
-            raise cause from error
-        _log.debug("case %s failed", case, exc_info=True)
-        return CaseResult(case, "failed", f"{type(cause).__name__}: {cause}", time.perf_counter() - began)
-    return CaseResult(case, "done", seconds=time.perf_counter() - began)
+
+def _run_case(flow: Any, record: dict[str, Any]) -> None:
+    evaluator = flow.evaluator
+    evaluator.data_loader = DataLoader(Dataset([record], flow.preprocessing), batch_size=1, num_workers=0)
+    evaluator.run()
+
+
+def _failure(case: str, error: Exception, seconds: float) -> CaseResult:
+    cause = deepest(error)
+    if isinstance(cause, OSError) and cause.errno in _FATAL_ERRNO:
+        raise cause from error
+    _log.debug("case %s failed", case, exc_info=error)
+    return CaseResult(case, "failed", f"{type(cause).__name__}: {cause}", seconds)
 
 
 def deepest(error: BaseException) -> BaseException:

@@ -285,10 +285,10 @@ def part_volumes(
 
 def count_parts(split: Split, root: str | Path) -> list[dict[str, Any]]:
     """One row a fold and part: ``fold``, ``part``, ``patients``, ``slices``, ``tumour_slices``."""
-    tumour = {}
-    for patient, label in zip(*_load(root), strict=True):
-        numbers = (item.number for item in patient.slices)
-        tumour[patient.name] = {number for number, has in zip(numbers, label.any(axis=(0, 1)), strict=True) if has}
+    tumour = {
+        patient.name: {item.number for k, item in enumerate(patient.slices) if label[..., k].any()}
+        for patient, label in zip(*_load(root), strict=True)
+    }
     return [
         {
             "fold": k,

@@ -51,6 +51,7 @@ class ToPublicRanged(MapTransform):
             image = record[key]
             scaled = image.to(torch.float32)
             if image.dtype != torch.uint8:
+                scaled = scaled.clone()  # of a float32 image, .to() gives the caller's own memory
                 for channel in range(scaled.shape[0]):
                     scaled[channel] = _to_bytes_range(scaled[channel])
             record[key] = scaled
@@ -69,4 +70,4 @@ def _to_bytes_range(channel: torch.Tensor) -> torch.Tensor:
 
 def _name(record: Mapping[Hashable, Any], key: Hashable) -> str:
     meta = getattr(record[key], "meta", {})
-    return str(record.get("case") or meta.get("filename_or_obj") or key)
+    return str(meta.get("filename_or_obj") or record.get("case") or key)

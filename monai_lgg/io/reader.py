@@ -10,7 +10,7 @@ from monai.config import PathLike
 from monai.data.image_reader import ImageReader
 
 from monai_lgg.io.nifti import is_nifti, read_nifti
-from monai_lgg.io.tiff import DISPLAY_AFFINE, is_tiff, read_tiff, resolution_of
+from monai_lgg.io.tiff import DISPLAY_AFFINE, is_tiff, read_tiff_volume, resolution_of
 
 
 class CaseReader(ImageReader):
@@ -30,6 +30,8 @@ class CaseReader(ImageReader):
         return [str(data)] if isinstance(data, str | os.PathLike) else [str(item) for item in data]
 
     def get_data(self, img: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
+        if not img:
+            raise ValueError("a case without files; give TIFF slices or one to three NIfTI volumes")
         if all(is_tiff(path) for path in img):
             pixels, meta = _tiff_stack(img)
         elif all(is_nifti(path) for path in img):
@@ -47,7 +49,7 @@ class CaseReader(ImageReader):
 
 
 def _tiff_stack(paths: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
-    slices = [_as_hwdc(read_tiff(path)) for path in paths]
+    slices = [read_tiff_volume(path) for path in paths]
     for path, pixels in zip(paths, slices, strict=True):
         if pixels.shape[:2] != slices[0].shape[:2] or pixels.shape[3] != slices[0].shape[3]:
             raise ValueError(
@@ -59,15 +61,6 @@ def _tiff_stack(paths: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
     if resolution is not None:
         meta["resolution"] = resolution
     return np.concatenate(slices, axis=2), meta
-
-
-def _as_hwdc(pixels: np.ndarray) -> np.ndarray:
-    """(H, W), (H, W, C), (H, W, D) or (H, W, D, C) -> (H, W, D, C); a last axis of at most 4 counts as channels."""
-    if pixels.ndim == 2:
-        return pixels[:, :, None, None]
-    if pixels.ndim == 3:
-        return pixels[:, :, None, :] if pixels.shape[2] <= 4 else pixels[..., None]
-    return pixels
 
 
 def _size(pixels: np.ndarray) -> str:

@@ -4,6 +4,7 @@ MONAI's own readers transpose TIFFs and keep only the first page; see CONTRIBUTI
 """
 
 import os
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from monai.data.image_writer import ImageWriter
 from monai_lgg.io.atomic import atomic_write
 
 SUFFIXES = (".tif", ".tiff")
+_NOT_PAGES = str.maketrans("", "", "YXS")
 
 #: RAS affine of (row, column, slice) in radiological display: rows run to posterior, columns to the patient's
 #: left, slices to superior. Unit length stands for one pixel, since TIFF says nothing of millimetres.
@@ -31,40 +33,75 @@ def read_tiff(path: PathLike) -> np.ndarray:
     """Pixels of a TIFF file, any of grey, RGB, planar, multi-page.
 
     Returns:
-        (H, W[, D][, C]) in the file's dtype; D are the pages.
+        (H, W[, D][, C]) in the file's dtype; D are the pages. Use :func:`read_tiff_volume` to tell D from C.
     Raises:
         ValueError: not a TIFF, truncated, several images of different size, or NaN / Inf pixels.
     """
+    pixels, axes = _read(path)
+    return _rows_first(pixels, axes)
+
+
+def read_tiff_volume(path: PathLike) -> np.ndarray:
+    """As :func:`read_tiff`, but always (H, W, D, C): what is a page and what a colour is the file's own word."""
+    pixels, axes = _read(path)
+    moved = _rows_first(pixels, axes)
+    if "S" not in axes:
+        moved = moved[..., None]
+    return moved if moved.ndim == 4 else moved[:, :, None]
+
+
+def _read(path: PathLike) -> tuple[np.ndarray, str]:
+    """The pixels as stored, and a letter an axis: Y, X, S for samples (colours), any other for pages."""
     try:
         with tifffile.TiffFile(path) as tif:
+            _check_complete(tif, Path(path).stat().st_size)
             if len(tif.series) != 1:
                 raise ValueError(f"holds {len(tif.series)} images of different kind; one series is needed")
             series = tif.series[0]
-            _check_complete(tif, Path(path).stat().st_size)
             pixels, axes = series.asarray(), series.axes
+            if len(axes.translate(_NOT_PAGES)) > 1:
+                raise ValueError(f"its pages run over the axes {axes}; one stack of pages is needed")
     except FileNotFoundError:
         raise
     except Exception as error:
         raise ValueError(f"{path}: not a readable TIFF ({error}); fetch or export the file again") from error
     if not np.isfinite(pixels).all():
         raise ValueError(f"{path}: has NaN or infinite pixels; replace them first")
-    return _rows_first(pixels, axes)
+    return pixels, axes
 
 
 def _check_complete(tif: tifffile.TiffFile, size: int) -> None:
+    _check_directories(tif, size)
     for page in tif.pages:
         end = max((o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=False)), default=0)
         if end > size:
             raise ValueError(f"truncated: {size} bytes, pixels end at {end}")
 
 
+def _check_directories(tif: tifffile.TiffFile, size: int) -> None:
+    """Follow the chain of page directories to its end; tifffile itself drops the pages after a cut with a warning."""
+    layout, handle = tif.tiff, tif.filehandle
+    position, seen = 4 if layout.offsetsize == 4 else 8, set()
+    while True:
+        handle.seek(position)
+        (start,) = struct.unpack(layout.offsetformat, handle.read(layout.offsetsize))
+        if start == 0:
+            return
+        if start in seen:
+            raise ValueError(f"damaged: the directory of page {len(seen) + 1} is that of an earlier page")
+        seen.add(start)
+        handle.seek(start)
+        count = handle.read(layout.tagnosize)
+        tags = struct.unpack(layout.tagnoformat, count)[0] if len(count) == layout.tagnosize else 0
+        position = start + layout.tagnosize + tags * layout.tagsize
+        if tags == 0 or position + layout.offsetsize > size:
+            raise ValueError(f"truncated: {size} bytes, the directory of page {len(seen)} is not whole")
+
+
 def _rows_first(pixels: np.ndarray, axes: str) -> np.ndarray:
-    order = [axes.index("Y"), axes.index("X")]
     pages = [i for i, axis in enumerate(axes) if axis not in "YXS"]
     samples = [i for i, axis in enumerate(axes) if axis == "S"]
-    moved = pixels.transpose(order + pages + samples)
-    depth = [int(np.prod([pixels.shape[i] for i in pages]))] if pages else []
-    return moved.reshape(*moved.shape[:2], *depth, *(pixels.shape[i] for i in samples))
+    return pixels.transpose([axes.index("Y"), axes.index("X"), *pages, *samples])
 
 
 def resolution_of(path: PathLike) -> tuple[Any, ...] | None:
@@ -108,9 +145,8 @@ class TiffReader(ImageReader):
     def get_data(self, img: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
         if len(img) != 1:
             raise ValueError(f"{img[0]}: {len(img)} files given; use CaseReader for a stack of slices")
-        pixels = read_tiff(img[0])
-        # A last axis of 3 or 4 is colour unless the file has only pages; grey stacks keep (H, W, D).
-        samples = _samples(img[0])
+        pixels, axes = _read(img[0])
+        pixels, samples = _rows_first(pixels, axes), "S" in axes
         meta = {
             "filename_or_obj": img[0],
             "affine": DISPLAY_AFFINE.copy(),
@@ -121,11 +157,6 @@ class TiffReader(ImageReader):
             "spacing_known": False,
         }
         return pixels, meta
-
-
-def _samples(path: PathLike) -> bool:
-    with tifffile.TiffFile(path) as tif:
-        return "S" in tif.series[0].axes
 
 
 class TiffWriter(ImageWriter):

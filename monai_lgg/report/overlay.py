@@ -57,7 +57,7 @@ def save_contact_sheet(
     rows = math.ceil(len(chosen) / columns)
     height = 3 * flair.shape[0] / flair.shape[1]
     figure = Figure(figsize=(3 * columns, (height + 0.25) * rows + 0.8), dpi=90, facecolor="black", layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
     for axis, k in zip(axes, chosen, strict=False):

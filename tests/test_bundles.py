@@ -1,0 +1,102 @@
+"""Every bundle: metadata, required properties, network in and out, TorchScript export, configuration in one piece."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
+
+from monai_lgg.bundle import bundle_names, bundles_dir, read_config
+
+SCHEMA = Path(__file__).parent / "schema" / "meta_schema_20240725.json"
+BUNDLES = [bundles_dir() / name for name in bundle_names()]
+FILES = ["metadata.json", "train.json", "evaluate.json", "inference.json", "multi_gpu_train.json", "logging.conf"]
+
+pytestmark = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+
+
+def test_has_all_files(bundle: Path) -> None:
+    for name in FILES:
+        assert (bundle / "configs" / name).is_file(), name
+    assert "research" in (bundle / "docs" / "README.md").read_text().lower()
+    assert "Apache License" in (bundle / "LICENSE").read_text()
+
+
+def test_metadata(bundle: Path) -> None:
+    meta = bundle / "configs" / "metadata.json"
+    assert json.loads(meta.read_text())["schema"].endswith(SCHEMA.name)
+    verify_metadata(meta_file=str(meta), filepath=str(SCHEMA))
+
+
+def test_schema_refuses_bad_metadata(bundle: Path, tmp_path: Path) -> None:
+    content = json.loads((bundle / "configs" / "metadata.json").read_text())
+    del content["required_packages_version"]
+    (tmp_path / "metadata.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="required_packages_version"):
+        verify_metadata(meta_file=str(tmp_path / "metadata.json"), filepath=str(SCHEMA))
+
+
+@pytest.mark.parametrize(("config", "kind"), [("train.json", "train"), ("inference.json", "infer")])
+def test_required_properties(bundle: Path, config: str, kind: str, phantoms: Path, tmp_path: Path) -> None:
+    flow = ConfigWorkflow(
+        config_file=str(bundle / "configs" / config),
+        workflow_type=kind,
+        logging_file=False,
+        run_id="training" if kind == "train" else "inferring",
+        bundle_root=str(bundle),
+        dataset_dir=str(phantoms),
+        output_dir=str(tmp_path),
+        device="cpu",
+        **({"cache_rate": 0.0} if kind == "train" else {"initialize": []}),
+    )
+    flow.initialize()
+    assert flow.check_properties() == []
+    flow.finalize()
+
+
+def test_network_in_out(bundle: Path) -> None:
+    verify_net_in_out(
+        net_id="network_def",
+        config_file=str(bundle / "configs" / "inference.json"),
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        device="cpu",
+        n=4,
+    )
+
+
+def test_torchscript_export_equals_the_network(bundle: Path, tmp_path: Path) -> None:
+    config = bundle / "configs" / "inference.json"
+    torch.manual_seed(0)
+    network = read_config([config]).get_parsed_content("network_def").eval()
+    weights, exported = tmp_path / "model.pt", tmp_path / "model.ts"
+    torch.save(network.state_dict(), weights)
+    ckpt_export(
+        net_id="network_def",
+        filepath=str(exported),
+        ckpt_file=str(weights),
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        config_file=str(config),
+    )
+    image = torch.rand(2, 3, 64, 96) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.load(exported)(image), network(image), rtol=1e-4, atol=1e-5)
+
+
+def test_training_and_inference_have_one_network_and_normalization(bundle: Path) -> None:
+    training, inference = (read_config([bundle / "configs" / name]) for name in ("train.json", "inference.json"))
+    assert training["network_def"] == inference["network_def"]
+    assert training["image_size"] == inference["image_size"]
+    image_steps = [step for step in training["normalize"]["transforms"] if step["keys"] == "image"]
+    steps = inference["preprocessing"]["transforms"]
+    assert all(step in steps for step in image_steps)
+    patch = training["validate"]["inferer"]["inferer"]
+    for key in ("_target_", "mode", "cval", "spatial_dim"):
+        assert patch[key] == inference["inferer"]["inferer"][key]
+
+
+def test_no_metric_hides_false_positives(bundle: Path) -> None:
+    text = (bundle / "configs" / "train.json").read_text()
+    assert '"ignore_empty": true' not in text.lower()
+    assert text.count('"ignore_empty": false') == text.count('"DiceMetric"') + text.count('"MeanIoU"')
+    assert '"MeanDice"' not in text

@@ -1,0 +1,287 @@
+import csv
+import errno
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from monai_lgg import inference
+from monai_lgg.bundle import prepare_run
+from monai_lgg.cases import read_labels, read_patients
+from monai_lgg.inference import measure, predict, prediction_records, sequences_record, write_table
+
+
+class BrightFlair(torch.nn.Module):
+    """Stands in for a trained network: tumour where the FLAIR channel (scaled to -1..1) is bright, pixel by pixel."""
+
+    def __init__(self, level: float = 0.4) -> None:
+        super().__init__()
+        self.level = torch.nn.Parameter(torch.tensor(level))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return (image[:, 1:2] - self.level) * 50
+
+
+@pytest.fixture
+def threshold_bundle(tmp_path: Path) -> Path:
+    """unet_cosine with a network that thresholds FLAIR, so that geometry can be checked pixel by pixel."""
+    from monai_lgg.bundle import find_bundle
+
+    folder = tmp_path / "threshold bundle"
+    prepare_run(find_bundle("unet_cosine"), folder, {"amp": False})
+    config = folder / "configs" / "inference.json"
+    content = json.loads(config.read_text())
+    content["network_def"] = {"_target_": f"{__name__}.BrightFlair"}
+    config.write_text(json.dumps(content))
+    (folder / "models").mkdir()
+    torch.save(BrightFlair().state_dict(), folder / "models" / "model.pt")
+    return folder
+
+
+def pattern(rows: int, columns: int, slices: int) -> np.ndarray:
+    """Asymmetric in every axis: an L in one corner that grows with the slice. (rows, columns, slices) bool."""
+    mask = np.zeros((rows, columns, slices), bool)
+    for k in range(slices):
+        mask[2 : 6 + k, 3:5, k] = True
+        mask[2:4, 3 : 12 + k, k] = True
+    return mask
+
+
+def write_patient(root: Path, name: str, mask: np.ndarray) -> Path:
+    folder = root / name
+    folder.mkdir(parents=True)
+    for k in range(mask.shape[2]):
+        image = np.full((*mask.shape[:2], 3), 40, np.uint8)
+        image[..., 1] = np.where(mask[..., k], 250, 60)
+        tifffile.imwrite(folder / f"{name}_{k + 1}.tif", image, photometric="rgb")
+    return folder
+
+
+def read_masks(folder: Path, case: str, slices: int) -> np.ndarray:
+    pages = [tifffile.imread(folder / case / f"{case}_{k + 1}_mask.tif") for k in range(slices)]
+    return np.stack(pages, axis=-1)
+
+
+@pytest.mark.parametrize("size", [(300, 200, 2), (40, 70, 3), (64, 64, 1)])
+def test_tiff_folder_to_mask_tiffs_is_pixel_exact(threshold_bundle: Path, tmp_path: Path, size: tuple[int, ...]) -> None:
+    mask = pattern(*size)
+    folder = write_patient(tmp_path / "in", "p 1", mask)
+    results = predict(prediction_records(folder), threshold_bundle, tmp_path / "out")
+    assert [result.status for result in results] == ["done"]
+    written = read_masks(tmp_path / "out", "p 1", size[2])
+    assert written.dtype == np.uint8
+    np.testing.assert_array_equal(written, mask * 255)
+
+
+def test_tiff_folder_to_nifti_comes_back_in_place(threshold_bundle: Path, tmp_path: Path) -> None:
+    mask = pattern(40, 70, 3)
+    folder = write_patient(tmp_path / "in", "p", mask)
+    predict(prediction_records(folder), threshold_bundle, tmp_path / "out", settings={"output_format": "nifti"})
+    image = nib.load(tmp_path / "out" / "p" / "p_mask.nii.gz")
+    assert int(image.header["qform_code"]) == int(image.header["sform_code"]) == 0
+    voxels = np.asanyarray(image.dataobj)
+    assert voxels.dtype == np.uint8
+    assert voxels.shape == (70, 40, 3)  # columns to the left, rows reversed to anterior
+    np.testing.assert_array_equal(voxels[:, ::-1].transpose(1, 0, 2), mask)
+
+
+AFFINES = {
+    "RAS": np.diag([0.9, 0.9, 5.0, 1]),
+    "LPS": np.diag([-0.9, -0.9, 5.0, 1]),
+    "oblique": np.array([[0.85, 0.1, 0.5, -90], [-0.12, 0.88, 0.3, -100], [-0.2, -0.1, 4.9, -30], [0, 0, 0, 1]]),
+    "sagittal": np.array([[0, 0, 3.0, -90], [1.0, 0, 0, -100], [0, -1.0, 0, -30], [0, 0, 0, 1]]),
+}
+
+
+@pytest.mark.parametrize("name", AFFINES)
+def test_nifti_to_mask_keeps_the_geometry(threshold_bundle: Path, tmp_path: Path, name: str) -> None:
+    mask = pattern(40, 50, 6)
+    voxels = np.where(mask, 900, 100).astype(np.int16)
+    voxels[0, 0, 0] = 0
+    source = nib.Nifti1Image(voxels, AFFINES[name])
+    source.header.set_xyzt_units("mm")
+    nib.save(source, tmp_path / "scan.nii.gz")
+    results = predict(prediction_records(tmp_path / "scan.nii.gz"), threshold_bundle, tmp_path / "out")
+    assert results[0].status == "done", results[0].error
+    image = nib.load(tmp_path / "out" / "scan" / "scan_mask.nii.gz")
+    np.testing.assert_allclose(image.affine, AFFINES[name], atol=1e-5)
+    np.testing.assert_array_equal(np.asanyarray(image.dataobj), mask)
+    result = json.loads((tmp_path / "out" / "scan" / "result.json").read_text())
+    assert result["voxels"] == mask.sum()
+    assert result["volume_ml"] == pytest.approx(mask.sum() * abs(np.linalg.det(AFFINES[name][:3, :3])) / 1000, abs=1e-3)
+    assert result["components"] == 1
+
+
+def test_nifti_to_tiff_slices_in_display_order(threshold_bundle: Path, tmp_path: Path) -> None:
+    mask = pattern(40, 50, 3)  # RAS: first axis to the right, second to anterior
+    nib.save(nib.Nifti1Image(np.where(mask, 900, 100).astype(np.int16), np.eye(4)), tmp_path / "s.nii")
+    predict(prediction_records(tmp_path / "s.nii"), threshold_bundle, tmp_path / "o", settings={"output_format": "tiff"})
+    shown = read_masks(tmp_path / "o", "s", 3)
+    np.testing.assert_array_equal(shown, mask[::-1, ::-1].transpose(1, 0, 2) * 255)
+
+
+def test_three_volumes_and_flair_alone_give_the_same_case(threshold_bundle: Path, tmp_path: Path) -> None:
+    mask = pattern(32, 40, 2)
+    flair = np.where(mask, 900, 100).astype(np.float32)
+    for name, voxels in (("flair", flair), ("pre", flair * 0 + 7), ("four", np.stack([flair * 0, flair, flair], -1))):
+        nib.save(nib.Nifti1Image(voxels, AFFINES["LPS"]), tmp_path / f"{name}.nii.gz")
+    records = [
+        sequences_record(tmp_path / "flair.nii.gz", pre=tmp_path / "pre.nii.gz"),
+        {**sequences_record(tmp_path / "flair.nii.gz"), "case": "alone"},
+        *prediction_records(tmp_path / "four.nii.gz"),
+    ]
+    results = predict(records, threshold_bundle, tmp_path / "out", settings={"save_probabilities": True})
+    assert [result.status for result in results] == ["done"] * 3
+    for case in ("flair", "alone", "four"):
+        voxels = np.asanyarray(nib.load(tmp_path / "out" / case / f"{case}_mask.nii.gz").dataobj)
+        np.testing.assert_array_equal(voxels, mask)
+        probability = nib.load(tmp_path / "out" / case / f"{case}_prob.nii.gz").get_fdata()
+        np.testing.assert_array_equal(probability >= 0.5, mask)
+
+
+def test_a_bad_case_stops_nothing_and_finished_ones_are_skipped(threshold_bundle: Path, tmp_path: Path) -> None:
+    root, out = tmp_path / "in", tmp_path / "out"
+    write_patient(root, "a", pattern(32, 40, 2))
+    bad = write_patient(root, "b", pattern(32, 40, 2)) / "b_2.tif"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[: len(whole) // 2])
+    write_patient(root, "c", pattern(32, 40, 2))
+    (root / "c" / "other_1.tif").write_text("a file of another patient")
+    write_patient(root, "d", np.zeros((32, 40, 1), bool))
+    results = {result.case: result for result in predict(prediction_records(root), threshold_bundle, out)}
+    assert {name: result.status for name, result in results.items()} == {
+        "a": "done", "b": "failed", "c": "failed", "d": "done"
+    }  # fmt: skip
+    assert "b_2.tif" in results["b"].error
+    assert "truncated" in results["b"].error
+    assert "other_1.tif" in results["c"].error
+    assert sorted(path.name for path in out.iterdir()) == ["a", "d", "results.csv"]
+
+    bad.write_bytes(whole)
+    before = (out / "a" / "result.json").stat().st_mtime_ns
+    results = {result.case: result.status for result in predict(prediction_records(root), threshold_bundle, out)}
+    assert results == {"a": "skipped", "b": "done", "c": "failed", "d": "skipped"}
+    assert (out / "a" / "result.json").stat().st_mtime_ns == before
+    rows = list(csv.DictReader((out / "results.csv").open()))
+    assert [row["case"] for row in rows] == ["a", "b", "c", "d"]
+    assert [row["voxels"] for row in rows][0] == str(pattern(32, 40, 2).sum())
+    assert rows[3]["voxels"] == "0"
+    assert rows[0]["volume_ml"] == ""  # TIFF: spacing unknown, so no millilitres
+
+    results = {r.case: r.status for r in predict(prediction_records(root), threshold_bundle, out, overwrite=True)}
+    assert results == {"a": "done", "b": "done", "c": "failed", "d": "done"}
+
+
+@pytest.mark.parametrize(
+    ("voxels", "message"),
+    [
+        (np.full((8, 8, 2), np.nan, np.float32), "NaN"),
+        (np.zeros((8, 8, 2, 2), np.float32), "2 channels"),
+        (np.zeros((8, 8, 2, 4), np.float32), "4 channels"),
+    ],
+)
+def test_bad_volumes(threshold_bundle: Path, tmp_path: Path, voxels: np.ndarray, message: str) -> None:
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "v.nii")
+    (result,) = predict(prediction_records(tmp_path / "v.nii"), threshold_bundle, tmp_path / "out")
+    assert result.status == "failed"
+    assert message in result.error
+    assert "v.nii" in result.error
+
+
+def test_float_tiff_with_nan_and_black_volume(threshold_bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "nan"
+    folder.mkdir()
+    tifffile.imwrite(folder / "nan_1.tif", np.full((8, 9, 3), np.nan, np.float32), photometric="rgb")
+    black = tmp_path / "black.nii"
+    nib.save(nib.Nifti1Image(np.zeros((30, 20, 3), np.int16), np.eye(4)), black)
+    failed, done = predict(prediction_records([folder, black]), threshold_bundle, tmp_path / "out")
+    assert (failed.status, done.status) == ("failed", "done")
+    assert "NaN" in failed.error
+    assert json.loads((tmp_path / "out" / "black" / "result.json").read_text())["voxels"] == 0
+
+
+def test_different_geometry(threshold_bundle: Path, tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 2), np.float32), np.eye(4)), tmp_path / "f.nii")
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 3), np.float32), np.eye(4)), tmp_path / "p.nii")
+    record = sequences_record(tmp_path / "f.nii", post=tmp_path / "p.nii")
+    (result,) = predict([record], threshold_bundle, tmp_path / "out")
+    assert "geometry differs" in result.error
+
+
+def test_no_space_left_stops_and_keeps_finished_cases(
+    threshold_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, out = tmp_path / "in", tmp_path / "out"
+    for name in "ab":
+        write_patient(root, name, pattern(32, 40, 1))
+    write = inference.write_tiff
+
+    def full(path: Path, *args: object) -> None:
+        if path.parent.name == ".b.partial":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(inference, "write_tiff", full)
+    with pytest.raises(OSError, match="No space left"):
+        predict(prediction_records(root), threshold_bundle, out)
+    assert sorted(path.name for path in out.iterdir()) == ["a", "results.csv"]
+
+
+def test_output_that_cannot_be_written(threshold_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    record = prediction_records(write_patient(tmp_path / "in", "a", pattern(32, 40, 1)))
+    with pytest.raises(OSError, match=r"output folder .*file.out cannot be written"):
+        predict(record, threshold_bundle, tmp_path / "file" / "out")
+
+
+def test_a_foreign_folder_is_not_replaced(threshold_bundle: Path, tmp_path: Path) -> None:
+    record = prediction_records(write_patient(tmp_path / "in", "a", pattern(32, 40, 1)))
+    (tmp_path / "out" / "a").mkdir(parents=True)
+    (tmp_path / "out" / "a" / "thesis.txt").write_text("mine")
+    (result,) = predict(record, threshold_bundle, tmp_path / "out", overwrite=True)
+    assert "no result of monai-lgg" in result.error
+    assert (tmp_path / "out" / "a" / "thesis.txt").read_text() == "mine"
+
+
+def test_inputs(tmp_path: Path, phantoms: Path) -> None:
+    assert len(prediction_records(phantoms)) == 10
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        prediction_records(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no patient folders"):
+        prediction_records(tmp_path / "empty")
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(ValueError, match="unknown format"):
+        prediction_records(tmp_path / "notes.txt")
+    patient = next(phantoms.glob("TCGA*"))
+    with pytest.raises(ValueError, match=f"two cases are named {patient.name}"):
+        prediction_records([patient, patient])
+
+
+def test_overlay_and_truth(run: Path, phantoms: Path, tmp_path: Path) -> None:
+    patient = read_patients(phantoms)[0]
+    (result,) = predict(prediction_records(phantoms / patient.name), run, tmp_path / "out")
+    assert result.status == "done", result.error
+    import matplotlib.image
+
+    picture = matplotlib.image.imread(tmp_path / "out" / patient.name / "overlay.png")
+    cyan = (np.abs(picture[..., :3] - np.array([0, 200, 255]) / 255) < 0.1).all(axis=-1)
+    assert read_labels(patient).any()
+    assert cyan.sum() > 20  # the truth is drawn where masks exist
+
+
+def test_measure_counts_26_connected_components() -> None:
+    mask = np.zeros((4, 4, 4), bool)
+    mask[0, 0, 0] = mask[1, 1, 1] = True  # touch at a corner: one
+    mask[3, 3, 3] = True
+    meta = {"spacing_known": True, "original_affine": np.diag([2.0, 2.0, 5.0, 1])}
+    assert measure(mask, meta) == {"voxels": 3, "volume_ml": 0.06, "components": 2, "spacing_mm": [2.0, 2.0, 5.0]}
+
+
+def test_table_of_no_cases(tmp_path: Path) -> None:
+    write_table(tmp_path, [])
+    assert (tmp_path / "results.csv").read_text().startswith("case,status")

@@ -1,0 +1,350 @@
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from monai_lgg.cases import Patient, Slice, institution_of
+from monai_lgg.splits import (
+    PARTS,
+    Split,
+    count_parts,
+    ensure_split,
+    fingerprint,
+    leakage,
+    leakage_in_words,
+    load_split,
+    part_volumes,
+    read_split,
+    save_split,
+    split_folds,
+    split_patients,
+    split_slices,
+    training_slices,
+)
+
+SLICES = 3
+
+
+def write_cohort(root: Path, patients: int) -> Path:
+    """Two institutions of equal size; three 6x6 px slices a patient, tumour in slice 2 only, volume 1, 2, 3 ... px."""
+    for index in range(patients):
+        name = f"TCGA_{'AB'[index % 2] * 2}_{index:04d}_20000101"
+        (root / name).mkdir(parents=True)
+        for number in range(1, SLICES + 1):
+            mask = np.zeros(36, np.uint8)
+            if number == 2:
+                mask[: index + 1] = 255
+            tifffile.imwrite(root / name / f"{name}_{number}.tif", np.zeros((6, 6, 3), np.uint8))
+            tifffile.imwrite(root / name / f"{name}_{number}_mask.tif", mask.reshape(6, 6))
+    return root
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """20 patients. Tests must not change it."""
+    return write_cohort(tmp_path_factory.mktemp("cohort"), 20)
+
+
+def edited(split: Split, path: Path, **changes: object) -> Path:
+    save_split(split, path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("fractions", "sizes"),
+    [
+        ((0.7, 0.1, 0.2), (14, 2, 4)),
+        ((0.6, 0.2, 0.2), (12, 4, 4)),
+        ((0.8, 0.2, 0), (16, 4, 0)),
+        ((1, 0, 0), (20, 0, 0)),
+    ],
+)
+def test_fractions_are_exact_and_parts_disjoint(root, fractions, sizes):
+    split = split_patients(root, fractions)
+    names = [name for part in PARTS for name in split.part(part)]
+
+    assert tuple(len(split.part(part)) for part in PARTS) == sizes
+    assert len(names) == len(set(names)) == 20
+    assert all(numbers == [1, 2, 3] for part in PARTS for numbers in split.part(part).values())
+    assert (split.level, split.leakage, leakage_in_words(split)) == ("patient", None, "")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_parts_are_stratified(root, seed):
+    split = split_patients(root, (0.6, 0.2, 0.2), seed)
+    test = list(split.part("test"))
+
+    for part in PARTS:
+        institutions = Counter(institution_of(name) for name in split.part(part))
+        assert institutions["AA"] == institutions["BB"]
+    for institution in ("AA", "BB"):  # of its two test patients one has a tumour below the median, one above
+        halves = [int(name.split("_")[2]) < 10 for name in test if institution_of(name) == institution]
+        assert sorted(halves) == [False, True]
+
+
+def test_the_seed_decides(root):
+    assert split_patients(root, seed=1) == split_patients(root, seed=1)
+    assert split_patients(root, seed=1).folds != split_patients(root, seed=2).folds
+    assert split_folds(root, 4, seed=1) == split_folds(root, 4, seed=1)
+    assert split_folds(root, 4, seed=1).folds != split_folds(root, 4, seed=2).folds
+    assert split_slices(root, seed=1) == split_slices(root, seed=1)
+    assert split_slices(root, seed=1).folds != split_slices(root, seed=2).folds
+
+
+@pytest.mark.parametrize("make", [split_patients, split_slices])
+@pytest.mark.parametrize("fractions", [(0.5, 0.5), (0.5, 0.1, 0.1), (1.2, -0.1, -0.1), (0, 0.5, 0.5)])
+def test_bad_fractions(root, make, fractions):
+    with pytest.raises(ValueError, match="give training, validation and test, none negative, training above 0, sum 1"):
+        make(root, fractions)
+
+
+def test_too_few_patients(tmp_path):
+    write_cohort(tmp_path, 3)
+
+    with pytest.raises(ValueError, match="3 patients leave none for validation at a fraction of 0.1; add patients"):
+        split_patients(tmp_path)
+    with pytest.raises(ValueError, match="9 slices leave none for test at a fraction of 0.01; add patients"):
+        split_slices(tmp_path, (0.79, 0.2, 0.01))
+
+
+@pytest.mark.parametrize("folds", [2, 3, 7, 20])
+def test_each_patient_is_tested_once(root, folds):
+    split = split_folds(root, folds)
+    tested = Counter(name for fold in split.folds for name in fold["test"])
+
+    assert len(tested) == 20
+    assert set(tested.values()) == {1}
+    sizes = [len(fold["test"]) for fold in split.folds]
+    assert max(sizes) - min(sizes) <= 1
+    for fold in split.folds:
+        names = [name for part in PARTS for name in fold[part]]
+        assert len(names) == len(set(names)) == 20
+        assert fold["validation"]
+
+
+def test_folds_are_stratified(root):
+    for fold in split_folds(root, 5).folds:
+        assert Counter(institution_of(name) for name in fold["test"]) == {"AA": 2, "BB": 2}
+
+
+def test_small_cohorts_have_validation_in_each_fold(tmp_path):
+    write_cohort(tmp_path, 3)
+
+    split = split_folds(tmp_path, 3)
+    assert [[len(fold[part]) for part in PARTS] for fold in split.folds] == [[1, 1, 1]] * 3
+    assert not split_folds(tmp_path, 3, validation=0).folds[0]["validation"]
+    with pytest.raises(ValueError, match="2 folds of 3 patients leave none for training; add patients"):
+        split_folds(tmp_path, 2)
+
+
+def test_bad_folds(root):
+    with pytest.raises(ValueError, match="21 folds of 20 patients; give 2 to 20"):
+        split_folds(root, 21)
+    with pytest.raises(ValueError, match="1 folds of 20 patients"):
+        split_folds(root, 1)
+    with pytest.raises(ValueError, match="validation share 1.0: give 0 or more and below 1"):
+        split_folds(root, 5, validation=1.0)
+
+
+def test_unknown_part_and_fold(root):
+    split = split_folds(root, 2)
+
+    assert split.part("test", 1) == split.folds[1]["test"]
+    with pytest.raises(ValueError, match="part 'val' is not one of train, validation, test"):
+        split.part("val")
+    with pytest.raises(ValueError, match="fold 2 does not exist; this split has the folds 0 to 1"):
+        split.part("test", 2)
+
+
+def test_slices_are_stratified_by_tumour(root):
+    split = split_slices(root, (0.8, 0.1, 0.1))
+    rows = {row["part"]: row for row in count_parts(split, root)}
+    slices = [(name, number) for part in PARTS for name, numbers in split.part(part).items() for number in numbers]
+
+    assert len(slices) == len(set(slices)) == 60
+    assert [rows[part]["slices"] for part in PARTS] == [48, 6, 6]
+    assert [rows[part]["tumour_slices"] for part in PARTS] == [16, 2, 2]
+    assert split.level == "slice"
+    assert split.leakage is not None
+
+
+def test_slice_level_split_needs_a_test_part(root):
+    with pytest.raises(ValueError, match="needs a test part"):
+        split_slices(root, (0.8, 0.2, 0))
+
+
+def patient_of(name: str, rows: list[str]) -> tuple[Patient, np.ndarray]:
+    """A patient with one-row masks, one string a slice: '110' are three pixels, two of them tumour."""
+    label = np.array([[[pixel == "1" for pixel in row] for row in rows]]).transpose(0, 2, 1)
+    return Patient(name, tuple(Slice(n, Path("-"), Path("-")) for n in range(1, len(rows) + 1))), label
+
+
+def test_leakage_by_hand():
+    """Training holds the slices 1 and 3 of p. Its test slices 2, 4, 5 get the masks of 1 (the lower of two), 3, 3.
+
+    Dice: p2 0 of 2 px, p4 2*2 of 5 px, p5 0 of 3 px (truth empty). q is not in training and gets empty masks:
+    q1 0 of 1 px, q2 rightly empty.
+    """
+    p, p_label = patient_of("p", ["0000", "1100", "1110", "0110", "0000"])
+    q, q_label = patient_of("q", ["1000", "0000"])
+    parts = {"train": {"p": [1, 3]}, "validation": {}, "test": {"p": [2, 4, 5], "q": [1, 2]}}
+
+    assert leakage([p, q], [p_label, q_label], parts) == pytest.approx(
+        {
+            "patient_in_training": 3 / 5,
+            "neighbour_in_training": 2 / 5,
+            "copy_nearest_slice_dice": (0 + 0.8 + 0 + 0 + 1) / 5,
+            "copy_nearest_tumour_slice_dice": (0 + 0.8 + 0) / 3,
+            "copy_nearest_pooled_dice": 2 * 2 / (2 + 5 + 3 + 1),
+        }
+    )
+
+
+def test_leakage_of_a_split_by_patient_is_none():
+    p, p_label = patient_of("p", ["1", "1"])
+    q, q_label = patient_of("q", ["1", "0"])
+    facts = leakage([p, q], [p_label, q_label], {"train": {"p": [1, 2]}, "validation": {}, "test": {"q": [1, 2]}})
+
+    assert facts["patient_in_training"] == facts["neighbour_in_training"] == 0
+    assert facts["copy_nearest_slice_dice"] == 0.5  # what an always empty mask scores
+
+
+def test_leakage_in_words():
+    facts = {
+        "patient_in_training": 1.0,
+        "neighbour_in_training": 0.947,
+        "copy_nearest_slice_dice": 0.872,
+        "copy_nearest_tumour_slice_dice": 0.75,
+        "copy_nearest_pooled_dice": 0.829,
+    }
+    words = leakage_in_words(Split("slice", 0, [0.8, 0.1, 0.1], "", [], facts))
+
+    for figure in ("100.0%", "94.7%", "0.872", "0.750", "0.829", "leaks"):
+        assert figure in words
+
+
+def test_fingerprint_depends_on_names_numbers_and_masks():
+    patient, label = patient_of("p", ["10", "00"])
+    other, other_label = patient_of("p", ["10", "01"])
+    renamed, _ = patient_of("q", ["10", "00"])
+    renumbered = Patient("p", tuple(Slice(item.number + 1, item.image, item.label) for item in patient.slices))
+    prints = [
+        fingerprint([patient], [label]),
+        fingerprint([other], [other_label]),
+        fingerprint([renamed], [label]),
+        fingerprint([renumbered], [label]),
+    ]
+
+    assert len(set(prints)) == 4
+    assert fingerprint([patient], [label.copy()]) == prints[0]
+
+
+@pytest.mark.parametrize("make", [split_patients, split_slices, lambda root: split_folds(root, 4)])
+def test_saved_split_is_the_same_split(root, tmp_path, make):
+    split = make(root)
+    save_split(split, tmp_path / "new" / "split.json")
+
+    assert load_split(tmp_path / "new" / "split.json", root) == split
+
+
+@pytest.mark.parametrize("text", ["not json", "[]", "{}", '{"level": "patient"}', "\x00"])
+def test_not_a_split_file(tmp_path, text):
+    (tmp_path / "split.json").write_text(text)
+
+    with pytest.raises(ValueError, match=r"split\.json: not a split file of monai-lgg .*; make one with 'data split'"):
+        read_split(tmp_path / "split.json")
+
+
+@pytest.mark.parametrize("changes", [{"level": "voxel"}, {"version": 2}, {"folds": []}, {"folds": [{"train": {}}]}])
+def test_unknown_kind_of_split(root, tmp_path, changes):
+    with pytest.raises(ValueError, match="not a split file of monai-lgg"):
+        read_split(edited(split_patients(root), tmp_path / "split.json", **changes))
+
+
+def test_unknown_patient(root, tmp_path):
+    split = split_patients(root)
+    split.folds[0]["train"]["TCGA_XX_0000_20000101"] = [1]
+    save_split(split, tmp_path / "split.json")
+
+    with pytest.raises(ValueError, match=r"1 patient\(s\) of the split are not below .*, first TCGA_XX_0000_20000101"):
+        load_split(tmp_path / "split.json", root)
+
+
+def test_unknown_slice(root, tmp_path):
+    split = split_patients(root)
+    name = next(iter(split.folds[0]["train"]))
+    split.folds[0]["train"][name] = [1, 2, 3, 9]
+    save_split(split, tmp_path / "split.json")
+
+    with pytest.raises(ValueError, match=rf"{name} has no slices \[9\]; the file was edited, make a new split"):
+        load_split(tmp_path / "split.json", root)
+
+
+def test_patient_in_two_parts(root, tmp_path):
+    split = split_patients(root)
+    name = next(iter(split.folds[0]["train"]))
+    split.folds[0]["test"][name] = [1]
+    save_split(split, tmp_path / "split.json")
+
+    with pytest.raises(ValueError, match=f"{name} is in train and in test; a patient may be in one part only"):
+        read_split(tmp_path / "split.json")
+
+
+def test_slice_in_two_parts(root, tmp_path):
+    split = split_slices(root)
+    name, numbers = next(iter(split.folds[0]["train"].items()))
+    split.folds[0]["validation"][name] = [*split.folds[0]["validation"].get(name, []), numbers[0]]
+    save_split(split, tmp_path / "split.json")
+
+    with pytest.raises(ValueError, match="is in train and in validation; a slice may be in one part only"):
+        read_split(tmp_path / "split.json")
+
+
+def test_data_with_another_fingerprint(tmp_path):
+    root = write_cohort(tmp_path / "data", 10)
+    save_split(split_patients(root), tmp_path / "split.json")
+    mask = next(root.glob("*/*_1_mask.tif"))
+    tifffile.imwrite(mask, np.full((6, 6), 255, np.uint8))
+
+    with pytest.raises(ValueError, match=r"made from other data than .* \(fingerprints differ\); make a new split"):
+        load_split(tmp_path / "split.json", root)
+
+
+def test_more_patients_than_in_the_split(tmp_path):
+    root = write_cohort(tmp_path / "data", 10)
+    save_split(split_patients(root), tmp_path / "split.json")
+    write_cohort(tmp_path / "more", 11)
+    (extra,) = {path.name for path in (tmp_path / "more").iterdir()} - {path.name for path in root.iterdir()}
+    (tmp_path / "more" / extra).rename(root / extra)
+
+    with pytest.raises(ValueError, match="fingerprints differ"):
+        load_split(tmp_path / "split.json", root)
+
+
+def test_ensure_split_makes_one_and_keeps_it(root, tmp_path):
+    path = tmp_path / "run" / "split.json"
+    made = ensure_split(root, path, seed=3)
+
+    assert made == split_patients(root, seed=3)
+    assert ensure_split(root, path, seed=4) == made
+
+
+def test_records_of_a_part(root, tmp_path):
+    path = tmp_path / "split.json"
+    numbers = ensure_split(root, path).part("test")
+    slices = training_slices(root, path, "test")
+    volumes = part_volumes(root, path, "test")
+
+    assert [volume["case"] for volume in volumes] == sorted(numbers)
+    assert [(one["patient"], one["slice"]) for one in slices] == [(n, k) for n in sorted(numbers) for k in numbers[n]]
+
+
+def test_count_parts(root):
+    rows = count_parts(split_folds(root, 4), root)
+
+    assert len(rows) == 12
+    assert rows[5] == {"fold": 1, "part": "test", "patients": 5, "slices": 15, "tumour_slices": 5}
