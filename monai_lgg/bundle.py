@@ -95,7 +95,9 @@ def load_weights(network: torch.nn.Module, path: str | Path) -> None:
         network.load_state_dict(state)
     except (RuntimeError, AttributeError, TypeError) as error:
         first = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path}: weights of another network ({first}); use the bundle they were trained by") from error
+        raise ValueError(
+            f"{path}: weights of another network ({first}); use the bundle they were trained by"
+        ) from error
 
 
 def read_config(files: list[Path]) -> ConfigParser:
@@ -174,7 +176,9 @@ def prepare_run(bundle: Path, run: Path, overrides: Mapping[str, Any]) -> None:
         raise ValueError(f"{run} exists and is not a run of monai-lgg; choose a new folder for the run")
     begun = json.loads(stored.read_text())
     if begun != dict(overrides):
-        raise ValueError(f"{run} was begun with {begun}, now {dict(overrides)}; repeat those to go on, or choose a new folder")
+        raise ValueError(
+            f"{run} was begun with {begun}, now {dict(overrides)}; repeat those to go on, or choose a new folder"
+        )
 
 
 def train(

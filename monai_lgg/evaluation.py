@@ -49,7 +49,8 @@ class EvaluationWriter:
         self.counts, self.numbers = {}, {}
 
     def collect(self, engine: Engine) -> None:
-        for item, record in zip(engine.state.output, engine.state.batch, strict=True):
+        state: Any = engine.state
+        for item, record in zip(state.output, state.batch, strict=True):
             prediction, truth = (item[key][0].cpu().numpy() > 0.5 for key in ("pred", "label"))
             self.counts[record["case"]] = slice_counts(prediction, truth)
             self.numbers[record["case"]] = [int(number) for number in record["slices"]]

@@ -60,15 +60,16 @@ class BestModelSaver:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        value = float(engine.state.metrics[engine.state.key_metric_name])
+        state: Any = engine.state  # MONAI's engines add key_metric_name
+        value = float(state.metrics[state.key_metric_name])
         if math.isnan(value) or value <= self.best:
             return
         self.best, self.best_epoch = value, engine.state.epoch
         if not self.save:
             return
-        state = plain_state(self.network)
-        atomic_write(self.path, lambda partial: torch.save(state, partial))
-        _log.info(f"new best {engine.state.key_metric_name} {value:.4f}: saved {self.path}")
+        weights = plain_state(self.network)
+        atomic_write(self.path, lambda partial: torch.save(weights, partial))
+        _log.info(f"new best {state.key_metric_name} {value:.4f}: saved {self.path}")
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "best_epoch": self.best_epoch}
@@ -185,7 +186,8 @@ class OutlineImages:
         self._seen = 0
 
     def __call__(self, engine: Engine) -> None:
-        for item in engine.state.output:
+        output: Any = engine.state.output
+        for item in output:
             if self._seen >= self.cases:
                 return
             truth = item["label"][0].cpu().numpy() > 0
@@ -229,7 +231,8 @@ class EpochLine:
         self._losses, self._began = [], time.perf_counter()
 
     def collect(self, engine: Engine) -> None:
-        self._losses.append(float(engine.state.output[0]["loss"]))
+        output: Any = engine.state.output
+        self._losses.append(float(output[0]["loss"]))
 
     def __call__(self, engine: Engine) -> None:
         seconds = time.perf_counter() - self._began

@@ -69,7 +69,9 @@ def _records_of(path: Path) -> list[dict[str, Any]]:
     if any(parse_slice_name(item.name) for item in path.iterdir() if item.is_file()):
         return [_patient_record(path)]
     records = [_patient_record(folder) for folder in patient_folders(path)]
-    records += [_file_record(item) for item in sorted(path.iterdir()) if is_nifti(item) and not item.name.startswith(".")]
+    records += [
+        _file_record(item) for item in sorted(path.iterdir()) if is_nifti(item) and not item.name.startswith(".")
+    ]
     if not records:
         raise ValueError(f"{path}: no patient folders (<patient>/<patient>_<n>.tif) and no .nii or .nii.gz files")
     return records
@@ -184,7 +186,9 @@ class SaveCased(MapTransform):
             truth = CaseReader().get_data([str(item) for item in record["truth"]])[0][..., 0] > 0
         flair = record["image"][1].float().cpu().numpy()  # already in display order
         affine = np.asarray(meta["affine"])
-        save_contact_sheet(path, case, flair, to_display(mask, affine), truth, [int(n) for n in record.get("slices", [])])
+        save_contact_sheet(
+            path, case, flair, to_display(mask, affine), truth, [int(n) for n in record.get("slices", [])]
+        )
 
 
 def to_display(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -343,7 +347,9 @@ def check_writable(folder: Path) -> None:
         probe.write_bytes(b"0")
         probe.unlink()
     except OSError as error:
-        raise OSError(error.errno, f"output folder {folder} cannot be written ({error.strerror}); choose another") from error
+        raise OSError(
+            error.errno, f"output folder {folder} cannot be written ({error.strerror}); choose another"
+        ) from error
 
 
 def _finished(output: Path, case: str) -> bool:

@@ -1,6 +1,7 @@
 """Inferers that MONAI lacks."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,11 +12,11 @@ class MixedPrecisionInferer(Inferer):
     """Runs another inferer with 16-bit autocast and channels_last memory format, on CPU or GPU.
 
     MONAI's engines autocast on CUDA only; on a CPU their ``amp=True`` does nothing. bfloat16 is used on a CPU, and on
-    a GPU when the trainer has not opened an autocast of its own.
+    a GPU when the trainer has not opened an autocast of its own, which is left as it is.
 
     Args:
         inferer: does the work, for example a SlidingWindowInferer.
-        amp: False runs in full precision.
+        amp: False opens no autocast: full precision, unless the caller has opened one.
     """
 
     def __init__(self, inferer: Inferer, amp: bool = True) -> None:
@@ -27,7 +28,9 @@ class MixedPrecisionInferer(Inferer):
         """Args: inputs (B, C, H, W[, D]); network: maps (B, C, H, W) to float (B, 1, H, W)."""
 
         def forward(batch: torch.Tensor, *a: Any, **k: Any) -> torch.Tensor:
-            with torch.autocast(batch.device.type, torch.bfloat16, enabled=self.amp):
+            device = batch.device.type  # autocast(enabled=False) would switch the trainer's own off, so none is opened
+            opens = self.amp and not torch.is_autocast_enabled(device)
+            with torch.autocast(device, torch.bfloat16) if opens else nullcontext():
                 return network(batch.contiguous(memory_format=torch.channels_last), *a, **k).float()
 
         return self.inferer(inputs, forward, *args, **kwargs)

@@ -152,8 +152,8 @@ def leakage(patients: Sequence[Patient], labels: Sequence[np.ndarray], parts: Pa
     Returns:
         ``patient_in_training`` and ``neighbour_in_training``: shares of the test slices whose patient, or whose
         adjacent slice, is in training. ``copy_nearest_*``: Dice of copying the mask of the nearest training slice of
-        the same patient (the lower one of two; an empty mask when there is none), as mean over slices with empty
-        and rightly empty counting 1, over tumour slices, and pooled.
+        the same patient (the union of two equally near ones; an empty mask when there is none), as mean over slices
+        with empty and rightly empty counting 1, over tumour slices, and pooled.
     """
     by_name = {patient.name: (patient, label) for patient, label in zip(patients, labels, strict=True)}
     shares, neighbours, truths, copies = [], [], [], []
@@ -165,9 +165,10 @@ def leakage(patients: Sequence[Patient], labels: Sequence[np.ndarray], parts: Pa
             shares.append(bool(train))
             neighbours.append(number - 1 in train or number + 1 in train)
             truth = label[..., index[number]]
-            nearest = min(train, key=lambda other: abs(other - number), default=None)
+            closest = min((abs(other - number) for other in train), default=0)
+            nearest = [index[other] for other in train if abs(other - number) == closest]
             truths.append(truth)
-            copies.append(np.zeros_like(truth) if nearest is None else label[..., index[nearest]])
+            copies.append(np.asarray(label[..., nearest].any(axis=-1)))
     return {
         "patient_in_training": float(np.mean(shares)),
         "neighbour_in_training": float(np.mean(neighbours)),

@@ -67,7 +67,9 @@ def read_masks(folder: Path, case: str, slices: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(300, 200, 2), (40, 70, 3), (64, 64, 1)])
-def test_tiff_folder_to_mask_tiffs_is_pixel_exact(threshold_bundle: Path, tmp_path: Path, size: tuple[int, ...]) -> None:
+def test_tiff_folder_to_mask_tiffs_is_pixel_exact(
+    threshold_bundle: Path, tmp_path: Path, size: tuple[int, ...]
+) -> None:
     mask = pattern(*size)
     folder = write_patient(tmp_path / "in", "p 1", mask)
     results = predict(prediction_records(folder), threshold_bundle, tmp_path / "out")
@@ -119,7 +121,9 @@ def test_nifti_to_mask_keeps_the_geometry(threshold_bundle: Path, tmp_path: Path
 def test_nifti_to_tiff_slices_in_display_order(threshold_bundle: Path, tmp_path: Path) -> None:
     mask = pattern(40, 50, 3)  # RAS: first axis to the right, second to anterior
     nib.save(nib.Nifti1Image(np.where(mask, 900, 100).astype(np.int16), np.eye(4)), tmp_path / "s.nii")
-    predict(prediction_records(tmp_path / "s.nii"), threshold_bundle, tmp_path / "o", settings={"output_format": "tiff"})
+    predict(
+        prediction_records(tmp_path / "s.nii"), threshold_bundle, tmp_path / "o", settings={"output_format": "tiff"}
+    )
     shown = read_masks(tmp_path / "o", "s", 3)
     np.testing.assert_array_equal(shown, mask[::-1, ::-1].transpose(1, 0, 2) * 255)
 
@@ -168,7 +172,7 @@ def test_a_bad_case_stops_nothing_and_finished_ones_are_skipped(threshold_bundle
     assert (out / "a" / "result.json").stat().st_mtime_ns == before
     rows = list(csv.DictReader((out / "results.csv").open()))
     assert [row["case"] for row in rows] == ["a", "b", "c", "d"]
-    assert [row["voxels"] for row in rows][0] == str(pattern(32, 40, 2).sum())
+    assert rows[0]["voxels"] == str(pattern(32, 40, 2).sum())
     assert rows[3]["voxels"] == "0"
     assert rows[0]["volume_ml"] == ""  # TIFF: spacing unknown, so no millilitres
 

@@ -105,9 +105,9 @@ def test_bad_fractions(root, make, fractions):
 def test_too_few_patients(tmp_path):
     write_cohort(tmp_path, 3)
 
-    with pytest.raises(ValueError, match="3 patients leave none for validation at a fraction of 0.1; add patients"):
+    with pytest.raises(ValueError, match=r"3 patients leave none for validation at a fraction of 0\.1; add patients"):
         split_patients(tmp_path)
-    with pytest.raises(ValueError, match="9 slices leave none for test at a fraction of 0.01; add patients"):
+    with pytest.raises(ValueError, match=r"9 slices leave none for test at a fraction of 0\.01; add patients"):
         split_slices(tmp_path, (0.79, 0.2, 0.01))
 
 
@@ -146,7 +146,7 @@ def test_bad_folds(root):
         split_folds(root, 21)
     with pytest.raises(ValueError, match="1 folds of 20 patients"):
         split_folds(root, 1)
-    with pytest.raises(ValueError, match="validation share 1.0: give 0 or more and below 1"):
+    with pytest.raises(ValueError, match=r"validation share 1\.0: give 0 or more and below 1"):
         split_folds(root, 5, validation=1.0)
 
 
@@ -184,9 +184,9 @@ def patient_of(name: str, rows: list[str]) -> tuple[Patient, np.ndarray]:
 
 
 def test_leakage_by_hand():
-    """Training holds the slices 1 and 3 of p. Its test slices 2, 4, 5 get the masks of 1 (the lower of two), 3, 3.
+    """Training holds the slices 1 and 3 of p. Its test slices 2, 4, 5 get the masks of 1 and 3 together, of 3, of 3.
 
-    Dice: p2 0 of 2 px, p4 2*2 of 5 px, p5 0 of 3 px (truth empty). q is not in training and gets empty masks:
+    Dice: p2 2*2 of 5 px, p4 2*2 of 5 px, p5 0 of 3 px (truth empty). q is not in training and gets empty masks:
     q1 0 of 1 px, q2 rightly empty.
     """
     p, p_label = patient_of("p", ["0000", "1100", "1110", "0110", "0000"])
@@ -197,9 +197,9 @@ def test_leakage_by_hand():
         {
             "patient_in_training": 3 / 5,
             "neighbour_in_training": 2 / 5,
-            "copy_nearest_slice_dice": (0 + 0.8 + 0 + 0 + 1) / 5,
-            "copy_nearest_tumour_slice_dice": (0 + 0.8 + 0) / 3,
-            "copy_nearest_pooled_dice": 2 * 2 / (2 + 5 + 3 + 1),
+            "copy_nearest_slice_dice": (0.8 + 0.8 + 0 + 0 + 1) / 5,
+            "copy_nearest_tumour_slice_dice": (0.8 + 0.8 + 0) / 3,
+            "copy_nearest_pooled_dice": 2 * (2 + 2) / (5 + 5 + 3 + 1),
         }
     )
 

@@ -45,7 +45,7 @@ def _set_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None
 
 def _set_quiet(ctx: click.Context, _param: click.Parameter, value: bool) -> bool:
     logging.basicConfig(level=logging.WARNING if value else logging.INFO, format="%(message)s")
-    logging.getLogger("ignite").setLevel(logging.ERROR)  # it logs every start and stop of each engine
+    logging.getLogger("ignite").setLevel(logging.CRITICAL)  # errors are reported once, by the command
     return value
 
 

@@ -20,7 +20,9 @@ EXISTING = click.Path(path_type=Path, exists=True)
 @click.command()
 @click.argument("bundle")
 @click.option("--data", "dataset_dir", type=FOLDER, required=True, help="Folder in the public layout.")
-@click.option("--output", "-o", "run", type=FOLDER, required=True, help="Folder of the run; an interrupted one goes on.")
+@click.option(
+    "--output", "-o", "run", type=FOLDER, required=True, help="Folder of the run; an interrupted one goes on."
+)
 @click.option("--split", "split_file", type=EXISTING, help="Split file; without it a patient-level one is made.")
 @click.option("--epochs", type=click.IntRange(1), help="Shorthand for --set max_epochs=N.")
 @set_option
@@ -59,9 +61,7 @@ def train(
 @click.option("--data", "dataset_dir", type=FOLDER, required=True, help="Folder in the public layout.")
 @click.option("--output", "-o", type=FOLDER, help="Folder of the tables; default <bundle>/eval/<part>.")
 @click.option("--split", "split_file", type=EXISTING, help="Split file; default the run's own.")
-@click.option(
-    "--part", type=click.Choice(["test", "validation", "train", "all"]), default="test", show_default=True
-)
+@click.option("--part", type=click.Choice(["test", "validation", "train", "all"]), default="test", show_default=True)
 @set_option
 @device_option
 @json_option
@@ -107,7 +107,9 @@ def evaluate(
 @click.option("--flair", type=EXISTING, help="NIfTI FLAIR volume of one case, with --pre and --post.")
 @click.option("--pre", type=EXISTING, help="NIfTI pre-contrast volume of the same geometry.")
 @click.option("--post", type=EXISTING, help="NIfTI post-contrast volume of the same geometry.")
-@click.option("--format", "output_format", type=click.Choice(["auto", "tiff", "nifti"]), default="auto", show_default=True)
+@click.option(
+    "--format", "output_format", type=click.Choice(["auto", "tiff", "nifti"]), default="auto", show_default=True
+)
 @click.option("--probabilities", is_flag=True, help="Write the probability maps too.")
 @click.option("--overwrite", is_flag=True, help="Do finished cases again.")
 @set_option
@@ -183,9 +185,7 @@ def _report_predictions(results: list[Any], output: Path, as_json: bool) -> None
 @click.option("--epochs", type=click.IntRange(1), help="Default: the demo's few for phantoms, the recipe's for data.")
 @device_option
 @common_options
-def demo(
-    output: Path, dataset_dir: Path | None, bundle: str, epochs: int | None, device: str, quiet: bool
-) -> None:
+def demo(output: Path, dataset_dir: Path | None, bundle: str, epochs: int | None, device: str, quiet: bool) -> None:
     """The whole journey in one command: data, split, training, evaluation on test patients, masks and pictures."""
     from monai_lgg.demo import run_demo
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
+def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` with a temporary path beside ``path``, then rename. A kill leaves the old file, or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{os.getpid()}.{path.name}")  # the suffix stays: some writers choose by it
@@ -17,4 +17,4 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def atomic_text(path: Path, text: str) -> None:
-    atomic_write(path, lambda partial: partial.write_text(text) and None)
+    atomic_write(path, lambda partial: partial.write_text(text))

@@ -32,10 +32,10 @@ def read_nifti(path: PathLike) -> tuple[np.ndarray, dict[str, Any]]:
     """Voxels as (X, Y, Z, C) and the geometry.
 
     Raises:
-        ValueError: unreadable, truncated, not 3D or 4D, or NaN / Inf voxels.
+        ValueError: unreadable, truncated, not 3D or 4D, NaN / Inf or RGB voxels, or no usable affine.
     """
     try:
-        image = nib.load(path)
+        image: Any = nib.load(path)
         voxels = np.asanyarray(image.dataobj)
     except FileNotFoundError:
         raise
@@ -47,11 +47,16 @@ def read_nifti(path: PathLike) -> tuple[np.ndarray, dict[str, Any]]:
         voxels = voxels[:, :, :, 0]
     if voxels.ndim not in (3, 4):
         raise ValueError(f"{path}: shape {voxels.shape}; a volume has 3 axes, or 4 with the sequences last")
+    if voxels.dtype.kind not in "biuf":
+        raise ValueError(f"{path}: voxels of type {voxels.dtype}; store the sequences as a fourth axis of numbers")
     if not np.isfinite(voxels).all():
         raise ValueError(f"{path}: has NaN or infinite voxels; replace them first")
     header = image.header
+    affine = np.asarray(image.affine, dtype=np.float64)
+    if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
+        raise ValueError(f"{path}: affine {affine.tolist()} cannot be inverted; repair the header")
     meta = {
-        "affine": np.asarray(image.affine, dtype=np.float64),
+        "affine": affine,
         "spacing_known": spacing_known(header),
         "qform_code": int(header["qform_code"]),
         "sform_code": int(header["sform_code"]),

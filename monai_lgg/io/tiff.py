@@ -14,6 +14,7 @@ import tifffile
 from monai.config import PathLike
 from monai.data.image_reader import ImageReader
 from monai.data.image_writer import ImageWriter
+from monai.utils.type_conversion import convert_to_numpy
 
 from monai_lgg.io.atomic import atomic_write
 
@@ -81,7 +82,8 @@ def _check_complete(tif: tifffile.TiffFile, size: int) -> None:
 def _check_directories(tif: tifffile.TiffFile, size: int) -> None:
     """Follow the chain of page directories to its end; tifffile itself drops the pages after a cut with a warning."""
     layout, handle = tif.tiff, tif.filehandle
-    position, seen = 4 if layout.offsetsize == 4 else 8, set()
+    position = 4 if layout.offsetsize == 4 else 8
+    seen: set[int] = set()
     while True:
         handle.seek(position)
         (start,) = struct.unpack(layout.offsetformat, handle.read(layout.offsetsize))
@@ -107,7 +109,7 @@ def _rows_first(pixels: np.ndarray, axes: str) -> np.ndarray:
 def resolution_of(path: PathLike) -> tuple[Any, ...] | None:
     """(x, y, unit) as tifffile takes them, or None when the file states none or says 'no unit'."""
     with tifffile.TiffFile(path) as tif:
-        tags = tif.pages[0].tags
+        tags = tif.pages.first.tags
         values = [tags.get(name) for name in ("XResolution", "YResolution", "ResolutionUnit")]
     if values[0] is None or values[1] is None:
         return None
@@ -162,27 +164,44 @@ class TiffReader(ImageReader):
 class TiffWriter(ImageWriter):
     """Masks as uint8 TIFF: 0/255 by default, one page a slice. ``writer="monai_lgg.io.tiff.TiffWriter"``.
 
+    SaveImage passes its own defaults (float32, no scale), so give it ``output_dtype="uint8", scale=255``.
+
     Args:
-        output_dtype: of the file, uint8.
-        scale: value written for 1 in a mask; 255 (default) or 1. Float dtypes are written as they are.
+        output_dtype: of the file, uint8; None keeps that of the data.
+        scale: value written for 1 in a mask; 255 (default) or 1 (as None). Float dtypes are written as they are.
         kwargs: ignored, for SaveImage's sake.
+    Raises:
+        ValueError: more than one channel, or scaled values that ``output_dtype`` cannot hold.
     """
 
     def __init__(self, output_dtype: Any = np.uint8, scale: int | None = 255, **kwargs: Any) -> None:
         super().__init__(output_dtype=output_dtype, affine=None, scale=scale)
+        self.dtype = output_dtype
         self.scale = 1 if scale is None else scale
         self.resolution: tuple[Any, ...] | None = None
 
-    def set_data_array(self, data_array: Any, channel_dim: int | None = 0, squeeze_end_dims: bool = True, **_: Any) -> None:
-        pixels = np.asarray(data_array)
+    def set_data_array(
+        self, data_array: Any, channel_dim: int | None = 0, squeeze_end_dims: bool = True, **_: Any
+    ) -> None:
+        pixels: np.ndarray = convert_to_numpy(data_array)
         if channel_dim is not None:
             if pixels.shape[channel_dim] != 1:
                 raise ValueError(f"a mask has 1 channel, got {pixels.shape[channel_dim]}; save each on its own")
             pixels = np.take(pixels, 0, axis=channel_dim)
         if pixels.ndim == 3:
             pixels = pixels[..., 0] if pixels.shape[-1] == 1 else np.moveaxis(pixels, -1, 0)
-        floating = np.issubdtype(np.dtype(self.output_dtype), np.floating)
-        self.data_obj = (pixels if floating else pixels * self.scale).astype(self.output_dtype)
+        dtype = pixels.dtype if self.dtype is None else np.dtype(self.dtype)
+        self.data_obj = pixels.astype(dtype) if dtype.kind == "f" else self._scaled(pixels, dtype)
+
+    def _scaled(self, pixels: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        values = np.rint(pixels * float(self.scale))
+        top = 1 if dtype.kind == "b" else np.iinfo(dtype).max
+        if not ((values >= 0) & (values <= top)).all():
+            raise ValueError(
+                f"values from {pixels.min()} to {pixels.max()} times scale {self.scale} do not fit {dtype}; "
+                "give a mask of 0 and 1, or scale=1"
+            )
+        return values.astype(dtype)
 
     def set_metadata(self, meta_dict: Any = None, resample: bool = True, **_: Any) -> None:
         source = (meta_dict or {}).get("filename_or_obj")
@@ -191,4 +210,4 @@ class TiffWriter(ImageWriter):
 
     def write(self, filename: PathLike, verbose: bool = False, **kwargs: Any) -> None:
         super().write(filename, verbose=verbose)
-        write_tiff(filename, self.data_obj, self.resolution)
+        write_tiff(filename, np.asarray(self.data_obj), self.resolution)

@@ -56,7 +56,8 @@ def save_contact_sheet(
     columns = min(4, len(chosen))
     rows = math.ceil(len(chosen) / columns)
     height = 3 * flair.shape[0] / flair.shape[1]
-    figure = Figure(figsize=(3 * columns, (height + 0.25) * rows + 0.8), dpi=90, facecolor="black", layout="constrained")
+    size = (3 * columns, (height + 0.25) * rows + 0.8)
+    figure = Figure(figsize=size, dpi=90, facecolor="black", layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
@@ -64,8 +65,8 @@ def save_contact_sheet(
         axis.imshow(paint(flair[..., k], prediction[..., k], None if truth is None else truth[..., k]))
         axis.set_title(f"slice {numbers[k] if numbers else k + 1}", color="white", fontsize=9)
     drawn = [("prediction", PREDICTION_COLOUR)] + ([("truth", TRUTH_COLOUR)] if truth is not None else [])
-    lines = [Line2D([], [], color=np.array(colour) / 255, label=name) for name, colour in drawn]
-    figure.legend(handles=lines, loc="outside lower center", ncols=2, facecolor="black", labelcolor="white", frameon=False)
+    lines = [Line2D([], [], color="#{:02x}{:02x}{:02x}".format(*colour), label=name) for name, colour in drawn]
+    figure.legend(handles=lines, loc="outside lower center", ncols=2, labelcolor="white", frameon=False)
     figure.suptitle(title if prediction.any() else f"{title}: no tumour predicted", color="white", fontsize=10)
     figure.savefig(path)
 

@@ -3,7 +3,14 @@ import math
 import numpy as np
 import pytest
 
-from monai_lgg.metrics.summary import always_empty, bootstrap_interval, describe, detection, slice_conventions, summarise
+from monai_lgg.metrics.summary import (
+    always_empty,
+    bootstrap_interval,
+    describe,
+    detection,
+    slice_conventions,
+    summarise,
+)
 
 #: Three slices: half right, a false alarm, rightly empty; then one patient missed entirely.
 MIXED = np.array([[1, 1, 1, 97], [0, 2, 0, 98], [0, 0, 0, 100]])

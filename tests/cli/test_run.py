@@ -1,0 +1,198 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from click.testing import CliRunner, Result
+
+from monai_lgg.cli import main
+from tests.conftest import TINY
+
+
+def invoke(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def sets(*settings: str) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def test_help_is_quick_and_loads_neither_torch_nor_monai() -> None:
+    code = (
+        "import sys; from monai_lgg.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'monai', 'numpy'} & set(sys.modules), sorted(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    words = [line.split()[0] for line in done.stdout.split("Commands:")[1].splitlines() if line.strip()]
+    assert words == ["data", "train", "evaluate", "predict", "demo"]
+
+
+def test_evaluate_writes_tables_and_prints_the_baseline(run: Path, phantoms: Path, tmp_path: Path) -> None:
+    result = invoke("evaluate", run, "--data", phantoms, "-o", tmp_path / "e", "-q")
+    assert result.exit_code == 0, result.output
+    assert "always empty" in result.output
+    assert len((tmp_path / "e" / "patients.csv").read_text().splitlines()) == 1 + 2  # 20 % of 10
+    assert len((tmp_path / "e" / "slices.csv").read_text().splitlines()) == 1 + 2 * 6
+    summary = json.loads((tmp_path / "e" / "summary.json").read_text())
+    assert summary["split_level"] == "patient"
+    assert summary["patients"] == 2
+
+
+def test_evaluate_json(run: Path, phantoms: Path, tmp_path: Path) -> None:
+    args = ("evaluate", run, "--data", phantoms, "-o", tmp_path / "e", "-q", "--json", "--part", "all")
+    done = subprocess.run(
+        [sys.executable, "-m", "monai_lgg.cli", *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert json.loads(done.stdout)["patients"] == 10
+
+
+def test_evaluation_agrees_with_the_masks_that_predict_writes(run: Path, phantoms: Path, tmp_path: Path) -> None:
+    """The table's Dice, computed again from the files on disk by other code."""
+    assert invoke("evaluate", run, "--data", phantoms, "-o", tmp_path / "e", "-q").exit_code == 0
+    lines = (tmp_path / "e" / "patients.csv").read_text().splitlines()
+    header = lines[0].split(",")
+    rows = [dict(zip(header, line.split(","), strict=True)) for line in lines[1:]]
+    names = [row["patient"] for row in rows]
+    result = invoke("predict", *[phantoms / name for name in names], "--bundle", run, "-o", tmp_path / "p", "-q")
+    assert result.exit_code == 0, result.output
+    for row in rows:
+        name = row["patient"]
+        both = [
+            (tifffile.imread(tmp_path / "p" / name / path.name) > 0, tifffile.imread(path) > 0)
+            for path in (phantoms / name).glob("*_mask.tif")
+        ]
+        overlap = sum(np.logical_and(p, t).sum() for p, t in both)
+        size = sum(p.sum() + t.sum() for p, t in both)
+        assert float(row["dice"]) == pytest.approx(2 * overlap / size, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--set", "learning_rat=0.1"], "did you mean learning_rate?"),
+        (["--set", "network_def#feature=[8]"], "did you mean network_def#features?"),
+        (["--set", "learning_rate"], "give key=value"),
+        (["--device", "cuda"], "0 CUDA GPU"),
+        (["--device", "quantum"], "not known"),
+    ],
+)
+def test_train_refuses(phantoms: Path, tmp_path: Path, args: list[str], message: str) -> None:
+    if "cuda" in args and torch.cuda.is_available():
+        pytest.skip("a GPU is here")
+    result = invoke("train", "unet_cosine", "--data", phantoms, "-o", tmp_path / "r", *args)
+    assert result.exit_code == 1
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "r").exists()
+
+
+def test_train_refuses_unknown_bundles_and_folders(phantoms: Path, tmp_path: Path) -> None:
+    result = invoke("train", "unet_cosin", "--data", phantoms, "-o", tmp_path / "r")
+    assert result.exit_code == 1
+    assert "did you mean unet_cosine?" in result.output
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("")
+    result = invoke("train", "unet_cosine", "--data", phantoms, "-o", tmp_path / "mine")
+    assert "is not a run" in result.output
+    result = invoke("train", "unet_cosine", "--data", tmp_path / "nowhere", "-o", tmp_path / "r")
+    assert "does not exist" in result.output
+    assert result.exit_code == 1
+
+
+def test_a_run_keeps_its_settings_and_split(run: Path, phantoms: Path, tmp_path: Path) -> None:
+    result = invoke("train", "unet_cosine", "--data", phantoms, "-o", run, *sets(*TINY, "max_epochs=3"), "-q")
+    assert result.exit_code == 1
+    assert "was begun with" in result.output
+    other = tmp_path / "other.json"
+    assert invoke("data", "split", phantoms, "-o", other, "--seed", 9).exit_code == 0
+    again = invoke("train", "unet_cosine", "--data", phantoms, "-o", run, "--split", other, "--epochs", 2, *sets(*TINY))
+    assert again.exit_code == 1
+
+
+def test_a_split_of_other_data(run: Path, tmp_path: Path) -> None:
+    from monai_lgg.phantom import write_patients
+
+    write_patients(tmp_path / "other", 5, seed=99, size=(64, 64), slices=6)
+    result = invoke("evaluate", run, "--data", tmp_path / "other")
+    assert result.exit_code == 1
+    assert "not below" in result.output or "fingerprints differ" in result.output
+
+
+def test_weights_of_another_network_and_none(run: Path, phantoms: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    torch.save({"wrong": torch.zeros(1)}, copy / "models" / "model.pt")
+    for command in (
+        ["evaluate", copy, "--data", phantoms],
+        ["predict", phantoms, "--bundle", copy, "-o", tmp_path / "o"],
+    ):
+        result = invoke(*command)
+        assert result.exit_code == 1
+        assert "weights of another network" in result.output
+    (copy / "models" / "model.pt").write_text("not weights")
+    assert "not a weights file" in invoke("evaluate", copy, "--data", phantoms).output
+    result = invoke("predict", phantoms, "--bundle", "unet_cosine", "-o", tmp_path / "o")
+    assert "no weights at" in result.output
+    assert result.exit_code == 1
+
+
+def test_predict_usage(run: Path, tmp_path: Path) -> None:
+    assert invoke("predict", "--bundle", run, "-o", tmp_path).exit_code == 2
+    assert invoke("predict", "--bundle", run, "-o", tmp_path, "--pre", run).exit_code == 2
+
+
+def test_predict_reports_failures_and_exit_code(run: Path, phantoms: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.tif").write_text("this is no image")
+    patient = next(phantoms.glob("TCGA*"))
+    result = invoke("predict", tmp_path / "text.tif", patient, "--bundle", run, "-o", tmp_path / "o", "-q")
+    assert result.exit_code == 1
+    assert "text.tif: not a readable TIFF" in result.output
+    assert "1 done, 0 skipped, 1 failed" in result.output
+    again = invoke("predict", patient, "--bundle", run, "-o", tmp_path / "o", "-q", "--json")
+    assert json.loads(again.stdout)[0]["status"] == "skipped"
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    result = invoke("train", "no_such", "--data", tmp_path, "-o", tmp_path / "r", "--debug")
+    assert isinstance(result.exception, ValueError)
+
+
+def test_slice_level_split_warns_in_every_report(phantoms: Path, run: Path, tmp_path: Path) -> None:
+    split = tmp_path / "slices.json"
+    made = invoke("data", "split", phantoms, "-o", split, "--by-slice")
+    assert "leaks" in made.output
+    result = invoke("evaluate", run, "--data", phantoms, "--split", split, "-o", tmp_path / "e", "-q")
+    assert result.exit_code == 0, result.output
+    assert "WARNING: This split is by slice and leaks" in result.output
+    assert json.loads((tmp_path / "e" / "summary.json").read_text())["leakage"]["patient_in_training"] > 0
+
+
+def test_ctrl_c_exits_130(monkeypatch: pytest.MonkeyPatch, phantoms: Path, tmp_path: Path) -> None:
+    from monai_lgg import bundle
+
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bundle, "train", interrupted)
+    result = invoke("train", "unet_cosine", "--data", phantoms, "-o", tmp_path / "r")
+    assert result.exit_code == 130
+    assert "go on" in result.output
+
+
+def test_version() -> None:
+    began = time.perf_counter()
+    assert invoke("--version").output.startswith("main, version 0.1.0") or "0.1.0" in invoke("--version").output
+    assert time.perf_counter() - began < 30

@@ -1,0 +1,173 @@
+"""Real processes: MONAI's bundle runner, kill -9 and Ctrl-C, resume, another working directory, two ranks, a wheel."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from monai_lgg.bundle import bundles_dir, find_bundle, prepare_run
+from tests.conftest import TINY
+
+REPOSITORY = Path(__file__).parents[2]
+CLI = [sys.executable, "-m", "monai_lgg.cli"]
+MONAI = [sys.executable, "-m", "monai.bundle", "run"]
+TINY_ARGS = ["--image_size", "[64,64]", "--network_def#features", "[8,8,8,8,8,8]", "--show_progress", "False"]
+
+
+def start(args: list[object], folder: Path) -> "subprocess.Popen[str]":
+    folder.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [str(arg) for arg in args],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def call(args: list[object], folder: Path, code: int = 0) -> str:
+    process = start(args, folder)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == code, output
+    return output
+
+
+def kill_when(process: "subprocess.Popen[str]", ready: Callable[[], bool], how: signal.Signals) -> str:
+    """Send a signal as soon as ``ready`` says so; the process must still be running then."""
+    for _ in range(6000):
+        if ready():
+            process.send_signal(how)
+            break
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    return process.communicate(timeout=120)[0]
+
+
+def train_args(phantoms: Path, run: Path, epochs: int) -> list[object]:
+    settings = [word for setting in TINY for word in ("--set", setting)]
+    return [*CLI, "train", "unet_cosine", "--data", phantoms, "-o", run, "--epochs", epochs, "-q", *settings]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_interrupted_training_ends_like_an_uninterrupted_one(
+    phantoms: Path, tmp_path: Path, how: signal.Signals
+) -> None:
+    call(train_args(phantoms, tmp_path / "whole", 5), tmp_path)
+    stopped = tmp_path / "stopped"
+    process = start(train_args(phantoms, stopped, 5), tmp_path)
+    output = kill_when(process, (stopped / "models" / "checkpoint.pt").exists, how)
+    assert process.returncode == (-signal.SIGKILL if how is signal.SIGKILL else 130), output
+    before = torch.load(stopped / "models" / "checkpoint.pt", weights_only=True)["progress"]["epoch"]
+    assert before < 5, "it ended before it could be stopped; nothing was tested"
+    call(train_args(phantoms, stopped, 5), tmp_path)
+    first, second = (
+        torch.load(tmp_path / name / "models" / "checkpoint.pt", weights_only=True) for name in ("whole", "stopped")
+    )
+    assert first["progress"] == second["progress"]
+    assert first["best_model"] == second["best_model"]
+    for name, weights in first["network"].items():
+        torch.testing.assert_close(second["network"][name], weights, rtol=0, atol=0, msg=name)
+    best = [torch.load(tmp_path / name / "models" / "model.pt", weights_only=True) for name in ("whole", "stopped")]
+    assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_interrupted_prediction_goes_on(run: Path, phantoms: Path, tmp_path: Path, how: signal.Signals) -> None:
+    out = tmp_path / "out"
+    args = [*CLI, "predict", phantoms, "--bundle", run, "-o", out, "-q"]
+    process = start(args, tmp_path)
+    output = kill_when(process, lambda: any(out.glob("*/result.json")), how)
+    assert process.returncode == (-signal.SIGKILL if how is signal.SIGKILL else 130), output
+    finished = {path.parent.name for path in out.glob("[!.]*/result.json")}
+    assert 1 <= len(finished) < 10
+    for name in finished:  # whole: every slice has its mask
+        assert len(list((out / name).glob("*_mask.tif"))) == 6
+    assert f"{10 - len(finished)} done, {len(finished)} skipped, 0 failed" in call(args, tmp_path)
+    assert not list(out.glob(".*"))
+
+
+def test_monai_bundle_runner_from_a_foreign_folder(phantoms: Path, tmp_path: Path) -> None:
+    root = tmp_path / "my bundle"
+    prepare_run(find_bundle("unet_cosine"), root, {})
+    here = tmp_path / "elsewhere"
+    common = ["--bundle_root", root, "--dataset_dir", phantoms, *TINY_ARGS]
+    config = root / "configs"
+    call([*MONAI, "training", "--config_file", config / "train.json", "--max_epochs", 1, *common], here)
+    files = f"['{config}/train.json','{config}/evaluate.json']"
+    call([*MONAI, "evaluating", "--config_file", files, *common], here)
+    assert (root / "eval" / "test" / "summary.json").is_file()
+    inference = ["--config_file", config / "inference.json", *common[:-2], "--output_format", "nifti"]
+    call([*MONAI, "inferring", *inference], here)
+    assert len(list((root / "eval" / "predictions").glob("*/*_mask.nii.gz"))) == 10
+    assert not list(here.iterdir())
+
+
+def test_wrong_bundle_root_is_refused(phantoms: Path, tmp_path: Path) -> None:
+    config = bundles_dir() / "unet_cosine" / "configs" / "train.json"
+    here = tmp_path / "elsewhere"
+    output = call([*MONAI, "training", "--config_file", config, "--dataset_dir", phantoms], here, code=1)
+    assert "has no configs/metadata.json" in output
+    assert not list(here.iterdir())
+
+
+def test_two_ranks_on_a_cpu(phantoms: Path, tmp_path: Path) -> None:
+    root = tmp_path / "ranks"
+    prepare_run(find_bundle("unet_cosine"), root, {})
+    files = f"['{root}/configs/train.json','{root}/configs/multi_gpu_train.json']"
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "-m",
+        "monai.bundle",
+    ]
+    args = ["run", "training", "--config_file", files, "--bundle_root", root, "--dataset_dir", phantoms]
+    call([*torchrun, *args, "--max_epochs", 1, *TINY_ARGS], tmp_path)
+    state = torch.load(root / "models" / "model.pt", weights_only=True)
+    assert not any(name.startswith("module.") for name in state)
+    assert len(list((root / "eval").glob("events*"))) == 1
+    args[args.index(files)] = root / "configs" / "train.json"  # the ranks' weights evaluate without them
+    call([*CLI, "evaluate", root, "--data", phantoms, "-q", "--set", "image_size=[64,64]",
+          "--set", "network_def#features=[8,8,8,8,8,8]"], tmp_path)  # fmt: skip
+
+
+def test_tensorboard_has_what_people_watch(run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "eval"), size_guidance={"images": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert {"train_loss", "train_loss_epoch", "learning_rate", "val_mean_dice", "val_mean_iou"} <= set(tags["scalars"])
+    assert "validation/case_0" in tags["images"]
+    assert {"settings/text_summary", "config/train.json/text_summary"} <= set(tags["tensors"])
+    rates = [event.value for event in events.Scalars("learning_rate")]
+    assert rates == pytest.approx([1e-3, 0.5e-3])  # cosine over two epochs
+
+
+def test_wheel_holds_the_bundles_and_runs_from_there(tmp_path: Path) -> None:
+    call([sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", tmp_path, REPOSITORY], tmp_path)
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    configs = site / "monai_lgg" / "bundles" / "unet_cosine" / "configs"
+    assert sorted(path.name for path in configs.iterdir()) == sorted(
+        path.name for path in (bundles_dir() / "unet_cosine" / "configs").iterdir()
+    )
+    sources = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "monai_lgg").rglob("*.py")}
+    assert sources == {path.relative_to(site) for path in (site / "monai_lgg").rglob("*.py")}
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from monai_lgg.bundle import find_bundle; print(find_bundle('unet_cosine'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(site)], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert str(site) in done.stdout

@@ -1,0 +1,112 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from monai_lgg.report.overlay import (
+    PREDICTION_COLOUR,
+    TRUTH_COLOUR,
+    choose_slices,
+    outline,
+    paint,
+    save_contact_sheet,
+)
+
+
+def mask_of(*rows: str) -> np.ndarray:
+    return np.array([[letter == "x" for letter in row] for row in rows])
+
+
+def test_outline_of_a_block() -> None:
+    mask = mask_of(".....", ".xxx.", ".xxx.", ".xxx.", ".....")
+    wanted = mask_of(".....", ".xxx.", ".x.x.", ".xxx.", ".....")
+    np.testing.assert_array_equal(outline(mask), wanted)
+
+
+def test_outline_at_the_edge_and_of_one_pixel() -> None:
+    mask = mask_of("xxx..", "xxx..", "xxx..", ".....", "....x")
+    wanted = mask_of("xxx..", "x.x..", "xxx..", ".....", "....x")
+    np.testing.assert_array_equal(outline(mask), wanted)
+
+
+def test_outline_of_nothing() -> None:
+    assert not outline(np.zeros((5, 5), bool)).any()
+
+
+def test_colours_and_truth_on_top() -> None:
+    image = np.full((5, 5), 10.0)
+    image[0, 0] = 0
+    prediction = mask_of(".....", ".xx..", "...x.", ".....", ".....")
+    truth = mask_of(".....", ".x...", ".....", ".....", "..x..")
+    picture = paint(image, prediction, truth)
+    assert picture.dtype == np.uint8
+    assert picture.shape == (5, 5, 3)
+    assert tuple(picture[1, 1]) == TRUTH_COLOUR
+    assert tuple(picture[4, 2]) == TRUTH_COLOUR
+    assert tuple(picture[1, 2]) == PREDICTION_COLOUR
+    assert tuple(picture[2, 3]) == PREDICTION_COLOUR
+    assert tuple(picture[0, 0]) == (0, 0, 0)
+    assert tuple(picture[3, 3]) == (255, 255, 255)
+
+
+def test_masks_may_be_numbers_or_missing() -> None:
+    image = np.arange(25, dtype=np.uint8).reshape(5, 5)
+    plain = paint(image, None)
+    assert (plain[..., 0] == plain[..., 2]).all()
+    numbers = mask_of(".....", ".xxx.", ".xxx.", ".xxx.", ".....").astype(np.uint8)
+    np.testing.assert_array_equal(paint(image, numbers), paint(image, numbers > 0))
+
+
+@pytest.mark.parametrize("value", [0, 7, -3.5])
+def test_constant_image_is_black(value: float) -> None:
+    assert not paint(np.full((5, 5), value), None).any()
+
+
+def test_input_is_left_alone() -> None:
+    image, mask = np.arange(25.0).reshape(5, 5), np.ones((5, 5), bool)
+    before = image.copy()
+    paint(image, mask, mask)
+    np.testing.assert_array_equal(image, before)
+    assert mask.all()
+
+
+def volume(*with_tumour: int, depth: int = 10) -> np.ndarray:
+    mask = np.zeros((6, 4, depth), bool)
+    mask[1:4, 1:3, list(with_tumour)] = True
+    return mask
+
+
+def test_choose_slices() -> None:
+    assert choose_slices(volume(2, 5), volume(7), 12) == [2, 5, 7]
+    assert choose_slices(volume(*range(9)), None, 3) == [0, 4, 8]
+    assert choose_slices(volume(), None, 4) == [0, 3, 6, 9]
+    assert choose_slices(volume(4), None, 1) == [4]
+
+
+def test_contact_sheet_shows_the_chosen_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(figure: Figure, path: Path) -> None:
+        drawn.append(figure)
+        save(figure, path)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    flair = np.random.default_rng(0).random((6, 4, 10))
+    numbers = list(range(11, 21))
+    save_contact_sheet(tmp_path / "a.png", "P_1", flair, volume(1, 2, 3, 4), volume(9), numbers)
+    assert (tmp_path / "a.png").stat().st_size > 0
+    shown = [axis for axis in drawn[0].axes if axis.images]
+    assert [axis.get_title() for axis in shown] == ["slice 12", "slice 13", "slice 14", "slice 15", "slice 20"]
+    np.testing.assert_array_equal(
+        shown[4].images[0].get_array(), paint(flair[..., 9], volume()[..., 0], volume(9)[..., 9])
+    )
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["prediction", "truth"]
+
+
+def test_contact_sheet_says_when_nothing_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles: list[str] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: titles.append(figure.get_suptitle()))
+    save_contact_sheet(tmp_path / "a.png", "P_1", np.zeros((6, 4, 2)), volume(depth=2))
+    assert titles == ["P_1: no tumour predicted"]
