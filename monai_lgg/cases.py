@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 
+#: Intensities above this percentile (fat, vessels, artefacts) are clipped.
+TOP_PERCENTILE = 99.5
+
 _SLICE_NAME = re.compile(r"^(?P<patient>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?$", re.IGNORECASE)
 
 
@@ -158,6 +161,28 @@ def volume_records(
             record["label"] = [_label_path(patient, item) for item in keep]
         records.append(record)
     return records
+
+
+def intensity_range(channel: np.ndarray) -> tuple[float, float]:
+    """(minimum, 99.5th percentile of the voxels above the minimum) of one sequence of a whole volume.
+
+    The background does not count, so the share of it in the field of view does not matter.
+    """
+    low = channel.min()
+    inside = channel[channel > low]
+    return float(low), float(np.percentile(inside, TOP_PERCENTILE)) if inside.size else float(low)
+
+
+def volume_ranges(patient: Patient) -> list[tuple[float, float]]:
+    """The intensity range of each channel over all slices of a patient, whichever part they are in.
+
+    Raises:
+        ValueError: an image is unreadable or of another size than the first.
+    """
+    from monai_lgg.io.reader import CaseReader
+
+    volume, _ = CaseReader().get_data([str(item.image) for item in patient.slices])
+    return [intensity_range(volume[..., channel]) for channel in range(volume.shape[-1])]
 
 
 def _label_path(patient: Patient, item: Slice) -> str:

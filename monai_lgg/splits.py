@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_lgg.cases import Patient, read_labels, read_patients, slice_records, volume_records
+from monai_lgg.cases import Patient, read_labels, read_patients, slice_records, volume_ranges, volume_records
 
 PARTS = ("train", "validation", "test")
 LEVELS = ("patient", "slice")
@@ -264,9 +264,15 @@ def ensure_split(root: str | Path, path: str | Path, seed: int = 0) -> Split:
 def training_slices(
     root: str | Path, path: str | Path, part: str, fold: int = 0, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Slice records of one part, for a bundle's 2D training data set; makes the default split when there is none."""
+    """Slice records of one part, each with its volume's intensity ranges, for a bundle's 2D training data set.
+
+    Makes the default split when there is none.
+    """
     numbers = ensure_split(root, path, seed).part(part, fold)
-    return slice_records(read_patients(root, sorted(numbers)), numbers)
+    patients = read_patients(root, sorted(numbers))
+    ranges = {patient.name: volume_ranges(patient) for patient in patients}
+    records = slice_records(patients, numbers)
+    return [{**record, "intensity_range": ranges[record["patient"]]} for record in records]
 
 
 def part_volumes(

@@ -3,12 +3,15 @@
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-#: Intensities above this percentile of a foreign volume are clipped before they are mapped to 0..255.
-TOP_PERCENTILE = 99.5
+from monai_lgg.cases import intensity_range
+
+#: Keeps a constant channel from a division by zero.
+TINY = 1e-6
 
 
 class ThreeSequencesd(MapTransform):
@@ -32,40 +35,36 @@ class ThreeSequencesd(MapTransform):
         return record
 
 
-class ToPublicRanged(MapTransform):
-    """Brings intensities to the 0..255 range of the public data, as float32.
+class ScaleVolumeIntensityd(MapTransform):
+    """Maps each channel from the intensity range of its whole volume to [-1, 1], clipped, as float32.
 
-    uint8 images are taken as they are. Any other type is mapped linearly, each channel of the volume on its own, from
-    [minimum, 99.5th percentile of the voxels above the minimum] to [0, 255] and clipped. A constant channel becomes 0.
+    The range is taken from the record (``range_key``, (C, 2), for a slice whose volume is elsewhere) or else measured
+    on the image itself by :func:`monai_lgg.cases.intensity_range`. So a dark scan, a bright one and raw scanner
+    values of any scale look alike. A constant channel becomes -1.
 
     Args:
         keys: of images (C, H, W[, D]).
     """
 
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self, keys: KeysCollection, range_key: str = "intensity_range", allow_missing_keys: bool = False
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.range_key = range_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         record = dict(data)
         for key in self.key_iterator(record):
-            image = record[key]
-            scaled = image.to(torch.float32)
-            if image.dtype != torch.uint8:
-                scaled = scaled.clone()  # of a float32 image, .to() gives the caller's own memory
-                for channel in range(scaled.shape[0]):
-                    scaled[channel] = _to_bytes_range(scaled[channel])
+            scaled = record[key].to(torch.float32, copy=True)
+            ranges = record.get(self.range_key) or [intensity_range(np.asarray(channel)) for channel in scaled]
+            if len(ranges) != scaled.shape[0]:
+                raise ValueError(
+                    f"{_name(record, key)}: {scaled.shape[0]} channels, but intensity ranges of {len(ranges)}"
+                )
+            for channel, (low, high) in enumerate(ranges):
+                scaled[channel] = ((scaled[channel] - low) / max(high - low, TINY) * 2 - 1).clamp(-1, 1)
             record[key] = scaled
         return record
-
-
-def _to_bytes_range(channel: torch.Tensor) -> torch.Tensor:
-    low = channel.min()
-    inside = channel[channel > low].flatten()
-    if inside.numel() == 0:
-        return torch.zeros_like(channel)
-    rank = max(1, round(inside.numel() * TOP_PERCENTILE / 100))
-    high = torch.as_tensor(inside).kthvalue(rank).values  # torch.quantile refuses more than 16 million values
-    return ((channel - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny) * 255).clamp(0, 255)
 
 
 def _name(record: Mapping[Hashable, Any], key: Hashable) -> str:

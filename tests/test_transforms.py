@@ -3,7 +3,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_lgg.transforms import ThreeSequencesd, ToPublicRanged
+from monai_lgg.transforms import ScaleVolumeIntensityd, ThreeSequencesd
 
 
 @pytest.mark.parametrize("spatial", [(2, 3), (2, 3, 4)])
@@ -30,43 +30,45 @@ def test_other_channel_counts_name_the_case() -> None:
         ThreeSequencesd("image")({"image": image})
 
 
-def test_uint8_is_taken_as_it_is() -> None:
-    result = ToPublicRanged("image")({"image": torch.tensor([[[10, 20]]], dtype=torch.uint8)})["image"]
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16, torch.int32, torch.float32, torch.float64])
+def test_each_channel_is_mapped_from_its_range(dtype: torch.dtype) -> None:
+    """Channel 0: minimum 0, top 200; channel 1 is constant; channel 2 has one voxel above its minimum."""
+    image = torch.tensor([[[0, 50], [200, 200]], [[7, 7], [7, 7]], [[50, 50], [50, 52]]]).to(dtype)
+    result = ScaleVolumeIntensityd("image")({"image": image})["image"]
     assert result.dtype == torch.float32
-    assert result.tolist() == [[[10, 20]]]
-
-
-@pytest.mark.parametrize("dtype", [torch.uint16, torch.int16, torch.int32, torch.float32, torch.float64])
-def test_other_types_are_mapped_per_channel(dtype: torch.dtype) -> None:
-    image = torch.tensor([[[0, 100], [300, 400]], [[7, 7], [7, 7]], [[50, 50], [50, 52]]]).to(dtype)
-    result = ToPublicRanged("image")({"image": image})["image"]
-    assert result.dtype == torch.float32
-    assert result[0].tolist() == [[0, 63.75], [191.25, 255]]
-    assert result[1].tolist() == [[0, 0], [0, 0]]
-    assert result[2].tolist() == [[0, 0], [0, 255]]
+    assert result[0].tolist() == [[-1, -0.5], [1, 1]]
+    assert result[1].tolist() == [[-1, -1], [-1, -1]]
+    assert result[2].tolist() == [[-1, -1], [-1, 1]]
 
 
 def test_the_top_half_percent_is_clipped() -> None:
-    image = torch.arange(1001.0).reshape(1, 1, 1001)  # 1000 voxels above the minimum: the percentile is 995
-    result = ToPublicRanged("image")({"image": image})["image"][0, 0]
-    assert result[995] == 255
-    assert result[1000] == 255
-    assert result[199].item() == pytest.approx(51)
+    image = torch.arange(1002.0).reshape(1, 1, 1002)  # 1001 voxels above the minimum: the percentile is 996
+    result = ScaleVolumeIntensityd("image")({"image": image})["image"][0, 0]
+    assert result[996] == result[1001] == 1
+    assert result[249].item() == pytest.approx(-0.5)
+
+
+def test_a_slice_is_scaled_by_the_range_of_its_volume() -> None:
+    image = torch.tensor([[[10.0, 20.0]]])
+    result = ScaleVolumeIntensityd("image")({"image": image, "intensity_range": [(0, 40)]})["image"]
+    assert result.tolist() == [[[-0.5, 0]]]
+    with pytest.raises(ValueError, match="1 channels, but intensity ranges of 2"):
+        ScaleVolumeIntensityd("image")({"image": image, "intensity_range": [(0, 1), (0, 1)]})
 
 
 def test_the_input_is_left_alone() -> None:
     image = torch.tensor([[[0.0, 2.0]]])
-    ToPublicRanged("image")({"image": image})
+    ScaleVolumeIntensityd("image")({"image": image})
     assert image.tolist() == [[[0, 2]]]
 
 
 def test_geometry_is_kept() -> None:
     image = MetaTensor(torch.tensor([[[0.0, 2.0]]]), affine=torch.diag(torch.tensor([2.0, 3, 4, 1])))
-    result = ToPublicRanged("image")({"image": image})["image"]
+    result = ScaleVolumeIntensityd("image")({"image": image})["image"]
     assert torch.equal(result.affine, image.affine)
 
 
 def test_missing_keys() -> None:
-    assert ToPublicRanged("image", allow_missing_keys=True)({}) == {}
+    assert ScaleVolumeIntensityd("image", allow_missing_keys=True)({}) == {}
     with pytest.raises(KeyError, match="image"):
-        ToPublicRanged("image")({})
+        ScaleVolumeIntensityd("image")({})

@@ -166,7 +166,10 @@ def test_wheel_holds_the_bundles_and_runs_from_there(tmp_path: Path) -> None:
     )
     sources = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "monai_lgg").rglob("*.py")}
     assert sources == {path.relative_to(site) for path in (site / "monai_lgg").rglob("*.py")}
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from monai_lgg.bundle import find_bundle; print(find_bundle('unet_cosine'))"
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); "
+        "from monai_lgg.bundle import find_bundle; print(find_bundle('unet_cosine'))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, str(site)], capture_output=True, text=True, cwd=tmp_path, check=True
     )
