@@ -137,6 +137,7 @@ class TrainingState:
             "epoch": engine.state.epoch,
             "iteration": engine.state.iteration,
             "max_epochs": engine.state.max_epochs,
+            "stopped_early": bool(engine.should_terminate),
         }
         atomic_write(self.path, lambda partial: torch.save(state, partial))
 
@@ -159,6 +160,8 @@ class TrainingState:
                     "configuration it was made with, or start a new run"
                 ) from error
         engine.state.epoch, engine.state.iteration = progress["epoch"], progress["iteration"]
+        if progress.get("stopped_early"):
+            engine.terminate()  # nothing is left to train
         _log.info(f"resumed after epoch {progress['epoch']} from {self.path}")
 
 

@@ -22,7 +22,7 @@ from scipy.ndimage import generate_binary_structure, label
 from monai_lgg.bundle import safe_name, workflow
 from monai_lgg.cases import parse_slice_name, patient_folders, read_patient, volume_records
 from monai_lgg.io.atomic import atomic_text
-from monai_lgg.io.nifti import is_nifti, write_nifti
+from monai_lgg.io.nifti import is_nifti, mm_per_unit, write_nifti
 from monai_lgg.io.reader import CaseReader
 from monai_lgg.io.tiff import is_tiff, write_tiff
 from monai_lgg.report.overlay import save_contact_sheet
@@ -226,7 +226,7 @@ def measure(mask: np.ndarray, meta: Mapping[str, Any]) -> dict[str, Any]:
     voxels = int(np.count_nonzero(mask))
     if not meta.get("spacing_known", False):
         return {"voxels": voxels, "volume_ml": None, "components": components, "spacing_mm": None}
-    affine = np.asarray(meta["original_affine"], dtype=float)[:3, :3]
+    affine = np.asarray(meta["original_affine"], dtype=float)[:3, :3] * mm_per_unit(int(meta.get("xyzt_units", 0)))
     spacing = np.linalg.norm(affine, axis=0)
     volume_ml = voxels * abs(float(np.linalg.det(affine))) / 1000
     return {

@@ -28,6 +28,11 @@ def spacing_known(header: nib.Nifti1Header) -> bool:
     return coded or header.get_xyzt_units()[0] != "unknown"
 
 
+def mm_per_unit(xyzt_units: int) -> float:
+    """Millimetres in the file's unit of length; a file with a coordinate system but no unit is taken as mm."""
+    return {1: 1000.0, 3: 0.001}.get(xyzt_units & 7, 1.0)  # NIfTI-1: 1 is metre, 2 millimetre, 3 micrometre
+
+
 def read_nifti(path: PathLike) -> tuple[np.ndarray, dict[str, Any]]:
     """Voxels as (X, Y, Z, C) and the geometry.
 

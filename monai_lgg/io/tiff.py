@@ -62,7 +62,7 @@ def _read(path: PathLike) -> tuple[np.ndarray, str]:
             pixels, axes = series.asarray(), series.axes
             if len(axes.translate(_NOT_PAGES)) > 1:
                 raise ValueError(f"its pages run over the axes {axes}; one stack of pages is needed")
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:
         raise ValueError(f"{path}: not a readable TIFF ({error}); fetch or export the file again") from error
