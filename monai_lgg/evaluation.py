@@ -20,6 +20,8 @@ from monai_lgg.splits import leakage_in_words, read_split
 
 _log = logging.getLogger(__name__)
 
+NO_SPLIT = "No split was used: nothing here shows that these patients were kept out of the training."
+
 
 class EvaluationWriter:
     """Collects each case's counts and writes ``patients.csv``, ``slices.csv`` and ``summary.json`` at the end.
@@ -63,7 +65,7 @@ class EvaluationWriter:
 def split_facts(split_file: str | None) -> dict[str, Any]:
     """What a summary says about the split it was made from, its leaks in words included."""
     if split_file is None:
-        return {"split_level": "none", "warning": None}
+        return {"split_level": "none", "warning": NO_SPLIT}
     split = read_split(split_file)
     facts: dict[str, Any] = {"split_level": split.level, "split_seed": split.seed, "fingerprint": split.fingerprint}
     return {**facts, "warning": leakage_in_words(split) or None, "leakage": split.leakage}

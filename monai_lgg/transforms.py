@@ -67,6 +67,23 @@ class ScaleVolumeIntensityd(MapTransform):
         return record
 
 
+class SameSized(MapTransform):
+    """Refuses records whose keys differ in spatial size, before a resize would hide it.
+
+    Raises:
+        ValueError: an image and its mask differ in size.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        sizes = {key: tuple(data[key].shape[1:]) for key in self.key_iterator(dict(data))}
+        if len(set(sizes.values())) > 1:
+            found = ", ".join(f"{key} {' x '.join(map(str, size))}" for key, size in sizes.items())
+            raise ValueError(
+                f"{_name(data, next(iter(sizes)))}: sizes differ ({found}); export the mask on the image's grid"
+            )
+        return dict(data)
+
+
 def _name(record: Mapping[Hashable, Any], key: Hashable) -> str:
     meta = getattr(record[key], "meta", {})
     return str(meta.get("filename_or_obj") or record.get("case") or key)

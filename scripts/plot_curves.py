@@ -1,6 +1,6 @@
 """Training curves of a run as a picture: mean training loss, validation Dice and IoU, learning rate, by epoch.
 
-    python scripts/plot_curves.py RUN -o curves.png
+python scripts/plot_curves.py RUN -o curves.png
 """
 
 import argparse

@@ -3,7 +3,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_lgg.transforms import ScaleVolumeIntensityd, ThreeSequencesd
+from monai_lgg.transforms import SameSized, ScaleVolumeIntensityd, ThreeSequencesd
 
 
 @pytest.mark.parametrize("spatial", [(2, 3), (2, 3, 4)])
@@ -72,3 +72,10 @@ def test_missing_keys() -> None:
     assert ScaleVolumeIntensityd("image", allow_missing_keys=True)({}) == {}
     with pytest.raises(KeyError, match="image"):
         ScaleVolumeIntensityd("image")({})
+
+
+def test_image_and_mask_of_different_size() -> None:
+    image = MetaTensor(torch.zeros(3, 30, 20), meta={"filename_or_obj": "p_1.tif"})
+    assert set(SameSized(["image", "label"])({"image": image, "label": torch.zeros(1, 30, 20)})) == {"image", "label"}
+    with pytest.raises(ValueError, match=r"p_1\.tif: sizes differ \(image 30 x 20, label 20 x 30\)"):
+        SameSized(["image", "label"])({"image": image, "label": torch.zeros(1, 20, 30)})
