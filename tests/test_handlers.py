@@ -332,3 +332,17 @@ def test_log_config(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert "| max_epochs | 3 |\n| device | cpu |" in texts["settings/text_summary"]
     assert texts["config/train.json/text_summary"] == '    {\n    "name": "train"}\n'
+
+
+def test_a_training_that_stopped_early_is_not_taken_up_again(tmp_path: Path) -> None:
+    def trained(stop_at: int) -> int:
+        engine = Engine(lambda engine, batch: None)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(once=stop_at), engine.terminate)
+        TrainingState(str(tmp_path / "checkpoint.pt"), {"network": network_of(1)}).attach(engine)
+        seen: list[int] = []
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: seen.append(1))
+        engine.run([0], max_epochs=9)
+        return len(seen)
+
+    assert trained(stop_at=2) == 2
+    assert trained(stop_at=9) == 0

@@ -286,6 +286,12 @@ def test_measure_counts_26_connected_components() -> None:
     assert measure(mask, meta) == {"voxels": 3, "volume_ml": 0.06, "components": 2, "spacing_mm": [2.0, 2.0, 5.0]}
 
 
+@pytest.mark.parametrize(("unit", "volume_ml"), [(0, 0.06), (1, 6e7), (2, 0.06)])
+def test_volume_knows_the_unit_of_length(unit: int, volume_ml: float) -> None:
+    meta = {"spacing_known": True, "original_affine": np.diag([2.0, 2.0, 5.0, 1]), "xyzt_units": unit}
+    assert measure(np.ones((1, 1, 3), bool), meta)["volume_ml"] == pytest.approx(volume_ml)
+
+
 def test_table_of_no_cases(tmp_path: Path) -> None:
     write_table(tmp_path, [])
     assert (tmp_path / "results.csv").read_text().startswith("case,status")
