@@ -15,7 +15,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/monai-lgg demo --output $(DEMO) $(if $(DATA),--data $(DATA))
+	$(BIN)/monai-lgg demo --output "$(DEMO)" $(if $(DATA),--data "$(DATA)")
 
 test: lint types $(READY)
 	$(BIN)/python -m pytest --cov=monai_lgg --cov-report=term-missing:skip-covered --cov-fail-under=90

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from monai_lgg.cases import read_patients
 from monai_lgg.io.atomic import atomic_text
-from monai_lgg.splits import load_split, save_split
+from monai_lgg.splits import load_split, read_split, save_split
 
 _PACKAGE = Path(__file__).parent
 #: A run is a copy of the bundle, so that it can be used wherever a bundle can.
@@ -119,11 +120,19 @@ def parse_settings(settings: tuple[str, ...], files: list[Path]) -> dict[str, An
         if not equals:
             raise ValueError(f"{setting!r}: give key=value")
         _check_key(parser, key)
-        try:
-            result[key] = json.loads(text)
-        except json.JSONDecodeError:
-            result[key] = text
+        result[key] = _value(text)
     return result
+
+
+def _value(text: str) -> Any:
+    """JSON, or Python's True, False and None, or else text."""
+    words = {"True": True, "False": False, "None": None}
+    if text in words:
+        return words[text]
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def _check_key(parser: ConfigParser, key: str) -> None:
@@ -181,6 +190,34 @@ def prepare_run(bundle: Path, run: Path, overrides: Mapping[str, Any]) -> None:
         )
 
 
+def stored_settings(bundle: Path) -> dict[str, Any]:
+    """The settings that a run differs by from the bundle it was copied from; empty for a shipped bundle."""
+    stored = bundle / "configs" / OVERRIDES
+    return json.loads(stored.read_text()) if stored.is_file() else {}
+
+
+def seen_in_training(bundle: Path, dataset_dir: Path, split_file: Path | None, part: str, fold: int) -> str | None:
+    """A warning that names how many of the patients to evaluate this run was trained or validated on; None for none."""
+    own = bundle / "eval" / "split.json"
+    if not own.is_file():
+        return None
+    split = read_split(own)
+    if split.level == "slice":
+        return None  # says so itself
+    used = {name for of in ("train", "validation") for name in split.part(of, fold)}
+    chosen = {patient.name for patient in read_patients(dataset_dir)}
+    if part != "all" and split_file is not None:
+        other = read_split(split_file)
+        chosen = set(other.part(part, fold if len(other.folds) > fold else 0))
+    seen = len(chosen & used)
+    if not seen:
+        return None
+    return (
+        f"{seen} of the {len(chosen)} patients were used in this run's training or validation; these are no test "
+        "figures."
+    )
+
+
 def train(
     bundle: Path,
     dataset_dir: Path,
@@ -204,6 +241,7 @@ def train(
         Path of the best weights.
     """
     overrides = {
+        **stored_settings(bundle),
         "dataset_dir": str(dataset_dir.resolve()),
         **parse_settings(settings, [bundle / "configs" / "train.json"]),
     }
@@ -226,7 +264,10 @@ def train(
         flow.run()
     finally:
         flow.finalize()
-    return run / "models" / "model.pt"
+    weights = run / "models" / "model.pt"
+    if not weights.is_file():
+        raise RuntimeError(f"{run}: the training ended without a validation, so no model was kept; lower val_interval")
+    return weights
 
 
 def evaluate(
@@ -249,6 +290,8 @@ def evaluate(
         The summary, as written to ``output/summary.json``.
     """
     configs = ["train.json", "evaluate.json"]
+    chosen = parse_settings(settings, [bundle / "configs" / name for name in configs])
+    fold = chosen.get("fold", stored_settings(bundle).get("fold", 0))
     if part != "all":
         split_file = split_file or bundle / "eval" / "split.json"
         if not split_file.is_file():
@@ -264,8 +307,10 @@ def evaluate(
         "device_name": device,
         "show_progress": progress,
         "results_dir": str(output),
-        **parse_settings(settings, [bundle / "configs" / name for name in configs]),
+        "warning": seen_in_training(bundle, dataset_dir, split_file, part, fold),
+        **chosen,
     }
+    (output / "summary.json").unlink(missing_ok=True)  # of an earlier evaluation
     flow = workflow(bundle, configs, "train", "evaluating", overrides)
     try:
         flow.run()

@@ -57,5 +57,8 @@ def _predict_test(run: Path, dataset_dir: Path, output: Path, device: str, say: 
     records = part_volumes(dataset_dir, run / "eval" / "split.json", "test")
     for record in records:
         record["truth"] = record.pop("label")
-    predict(records, run.resolve(), output, device=device, overwrite=True)
+    results = predict(records, run.resolve(), output, device=device, overwrite=True)
+    failed = [result for result in results if result.status == "failed"]
+    if failed:
+        raise RuntimeError(f"{len(failed)} case(s) failed, first {failed[0].case}: {failed[0].error}")
     say(f"look at {output / records[0]['case'] / 'overlay.png'}: orange is the prediction, cyan the truth")

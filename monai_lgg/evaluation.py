@@ -33,12 +33,16 @@ class EvaluationWriter:
         output_dir: created when missing.
         context: facts about the evaluation that the summary repeats (part, split file, weights).
         split_file: its level and leakage go into the summary; None when no split was used.
+        warning: goes into the summary beside what the split itself warns of.
     """
 
-    def __init__(self, output_dir: str, context: Mapping[str, Any], split_file: str | None = None) -> None:
+    def __init__(
+        self, output_dir: str, context: Mapping[str, Any], split_file: str | None = None, warning: str | None = None
+    ) -> None:
         self.output_dir = Path(output_dir)
         self.context = dict(context)
         self.split_file = split_file
+        self.warning = warning
         self.counts: dict[str, np.ndarray] = {}
         self.numbers: dict[str, list[int]] = {}
 
@@ -58,7 +62,9 @@ class EvaluationWriter:
             self.numbers[record["case"]] = [int(number) for number in record["slices"]]
 
     def write(self, engine: Engine) -> None:
-        write_results(self.output_dir, self.counts, self.numbers, {**self.context, **split_facts(self.split_file)})
+        facts = split_facts(self.split_file)
+        facts["warning"] = " ".join(text for text in (facts["warning"], self.warning) if text) or None
+        write_results(self.output_dir, self.counts, self.numbers, {**self.context, **facts})
         _log.info(f"wrote {self.output_dir}/summary.json, patients.csv, slices.csv")
 
 
@@ -119,7 +125,8 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     patient, iou_, slices = summary["per_patient_dice"], summary["per_patient_iou"], summary["slice_dice"]
     empty, found = summary["always_empty"], summary["detection"]
     lines = [
-        f"{summary['patients']} patients, {summary['slices']} slices, split by {summary['split_level']}",
+        f"{summary['part']} part: {summary['patients']} patients, {summary['slices']} slices; split by "
+        f"{summary['split_level']}",
         f"per-patient Dice  mean {_f(patient['mean'])} (95 % CI {_f(patient['mean_ci95'][0])} to "
         f"{_f(patient['mean_ci95'][1])}), median {_f(patient['median'])}, IQR {_f(patient['q1'])} to "
         f"{_f(patient['q3'])}; always empty: {_f(empty['per_patient_dice_mean'])}",

@@ -79,9 +79,9 @@ class BestModelSaver:
 
 
 def plain_state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """state_dict without the wrapper of DistributedDataParallel, in the default memory layout."""
+    """state_dict without the wrapper of DistributedDataParallel, on the CPU, in the default memory layout."""
     inner = getattr(network, "module", network)
-    return {name: tensor.contiguous() for name, tensor in inner.state_dict().items()}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in inner.state_dict().items()}
 
 
 class ResumableEarlyStop(EarlyStopHandler):
@@ -152,6 +152,8 @@ class TrainingState:
                 "schedule would not fit: resume with the same number, or start a new run"
             )
         for name, item in self._all(engine).items():
+            if name == "scaler" and name not in state:
+                continue  # begun on a CPU, which has no gradient scaler
             try:
                 getattr(item, "module", item).load_state_dict(state[name])
             except (RuntimeError, ValueError, KeyError) as error:

@@ -1,6 +1,7 @@
 """Finding the cases of a prediction, running a bundle on them, and the files that each case gets."""
 
 import csv
+import hashlib
 import io
 import json
 import logging
@@ -50,6 +51,13 @@ def prediction_records(inputs: str | Path | Iterable[str | Path]) -> list[dict[s
     """
     paths = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     records = [record for path in paths for record in _records_of(Path(path))]
+    if not records:
+        raise ValueError(f"{', '.join(map(str, paths))}: only masks, no images; give the images")
+    _check_names(records)
+    return records
+
+
+def _check_names(records: list[dict[str, Any]]) -> None:
     names: dict[str, Any] = {}
     for record in records:
         if record["case"] in names:
@@ -58,14 +66,14 @@ def prediction_records(inputs: str | Path | Iterable[str | Path]) -> list[dict[s
                 "predict them into two folders"
             )
         names[record["case"]] = record["image"][0]
-    return records
 
 
 def _records_of(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         raise FileNotFoundError(f"input {path} does not exist")
     if path.is_file():
-        return [_file_record(path)]
+        parsed = parse_slice_name(path.name)
+        return [] if parsed is not None and parsed[2] else [_file_record(path)]  # a mask is no case
     if any(parse_slice_name(item.name) for item in path.iterdir() if item.is_file()):
         return [_patient_record(path)]
     records = [_patient_record(folder) for folder in patient_folders(path)]
@@ -100,6 +108,11 @@ def _file_record(path: Path) -> dict[str, Any]:
 
 def sequences_record(flair: Path, pre: Path | None = None, post: Path | None = None) -> dict[str, Any]:
     """One case of separate NIfTI volumes; a missing sequence is replaced by FLAIR, as in the public data."""
+    for path in (flair, pre, post):
+        if path is not None and not is_nifti(path):
+            raise ValueError(
+                f"{path}: separate sequences are given as .nii or .nii.gz; put TIFF sequences in one image"
+            )
     record = _file_record(flair)
     if pre is not None or post is not None:
         record["image"] = [str(pre or flair), str(flair), str(post or flair)]
@@ -129,7 +142,6 @@ class SaveCased(MapTransform):
         threshold: float = 0.5,
         probabilities: bool = False,
         overlay: bool = True,
-        overwrite: bool = True,
     ) -> None:
         super().__init__(keys)
         if output_format not in FORMATS:
@@ -141,7 +153,6 @@ class SaveCased(MapTransform):
         self.threshold = threshold
         self.probabilities = probabilities
         self.overlay = overlay
-        self.overwrite = overwrite
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         record = dict(data)
@@ -177,7 +188,9 @@ class SaveCased(MapTransform):
             write(folder, f"{case}{{}}_prob", values, meta, numbers, 1)
         if self.overlay:
             self._overlay(folder / "overlay.png", case, record, mask, meta)
+        made_from = json.loads(record["made_from"]) if "made_from" in record else None
         result = {"case": case, "format": chosen, "threshold": self.threshold, **measure(mask, meta)}
+        result["made_from"] = made_from
         atomic_text(folder / RESULT, json.dumps(result, indent=1) + "\n")
 
     def _overlay(self, path: Path, case: str, record: Mapping[Hashable, Any], mask: np.ndarray, meta: Any) -> None:
@@ -269,9 +282,16 @@ def predict(
     Raises:
         OSError: the output folder cannot be written, or the disk is full.
     """
+    _check_names(records)
     check_writable(output)
-    todo = [record for record in records if overwrite or not _finished(output, record["case"])]
-    results = [CaseResult(record["case"], "skipped") for record in records if record not in todo]
+    results, todo = [], []
+    made_by = {"weights_sha256": _weights_hash(bundle), "settings": dict(settings or {})}
+    for record in records:
+        record = {**record, "made_from": json.dumps({"input": _absolute(record["image"]), **made_by}, sort_keys=True)}
+        if overwrite or not _finished(output, record["case"]):
+            todo.append(record)
+        else:
+            results.append(_skipped(output, record))
     try:
         for result in _run(todo, bundle, output, settings or {}, device, progress):
             results.append(result)
@@ -307,15 +327,39 @@ def _run(
         yield result
 
 
+def _weights_hash(bundle: Path) -> str | None:
+    weights = bundle / "models" / "model.pt"
+    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
+
+
+def _absolute(paths: list[str]) -> list[str]:
+    return [str(Path(path).resolve()) for path in paths]
+
+
+def _skipped(output: Path, record: Mapping[str, Any]) -> CaseResult:
+    """A finished case is skipped only when it was made from the same input, weights and settings."""
+    found = json.loads((output / record["case"] / RESULT).read_text()).get("made_from")
+    wanted = json.loads(record["made_from"])
+    if found == wanted:
+        return CaseResult(record["case"], "skipped")
+    differs = ", ".join(key for key in wanted if (found or {}).get(key) != wanted[key])
+    return CaseResult(
+        record["case"],
+        "failed",
+        f"{output / record['case']} was made from other {differs}; use --overwrite, or another output folder",
+    )
+
+
 def _inference_workflow(
     bundle: Path, output: Path, settings: Mapping[str, Any], device: str, todo: list[dict[str, Any]]
 ) -> Any:
-    overrides = {"device_name": device, "output_dir": str(output), "data": todo, **settings}
+    overrides = {"device_name": device, "output_dir": str(output), "data": todo[:1], **settings}
     return workflow(bundle, ["inference.json"], "infer", "inferring", overrides)
 
 
 def _run_case(flow: Any, record: dict[str, Any]) -> None:
     evaluator = flow.evaluator
+    evaluator.state.epoch_length = 1  # Ignite keeps the length of the loader it was built with
     evaluator.data_loader = DataLoader(Dataset([record], flow.preprocessing), batch_size=1, num_workers=0)
     evaluator.run()
 

@@ -11,8 +11,8 @@ from monai.inferers import Inferer
 class MixedPrecisionInferer(Inferer):
     """Runs another inferer with 16-bit autocast and channels_last memory format, on CPU or GPU.
 
-    MONAI's engines autocast on CUDA only; on a CPU their ``amp=True`` does nothing. bfloat16 is used on a CPU, and on
-    a GPU when the trainer has not opened an autocast of its own, which is left as it is.
+    MONAI's engines autocast on CUDA only; on a CPU their ``amp=True`` does nothing. Here bfloat16 is
+    used on a CPU and float16 on a GPU, unless the trainer has opened an autocast of its own, which is left as it is.
 
     Args:
         inferer: does the work, for example a SlidingWindowInferer.
@@ -30,7 +30,8 @@ class MixedPrecisionInferer(Inferer):
         def forward(batch: torch.Tensor, *a: Any, **k: Any) -> torch.Tensor:
             device = batch.device.type  # autocast(enabled=False) would switch the trainer's own off, so none is opened
             opens = self.amp and not torch.is_autocast_enabled(device)
-            with torch.autocast(device, torch.bfloat16) if opens else nullcontext():
+            dtype = torch.float16 if device == "cuda" else torch.bfloat16  # older GPUs lack bfloat16
+            with torch.autocast(device, dtype) if opens else nullcontext():
                 return network(batch.contiguous(memory_format=torch.channels_last), *a, **k).float()
 
         return self.inferer(inputs, forward, *args, **kwargs)

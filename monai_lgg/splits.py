@@ -267,8 +267,11 @@ def training_slices(
     """Slice records of one part, each with its volume's intensity ranges, for a bundle's 2D training data set.
 
     Makes the default split when there is none.
+
+    Raises:
+        ValueError: the part is empty.
     """
-    numbers = ensure_split(root, path, seed).part(part, fold)
+    numbers = _nonempty(ensure_split(root, path, seed).part(part, fold), part, path)
     patients = read_patients(root, sorted(numbers))
     ranges = {patient.name: volume_ranges(patient) for patient in patients}
     records = slice_records(patients, numbers)
@@ -276,18 +279,27 @@ def training_slices(
 
 
 def part_volumes(
-    root: str | Path, path: str | Path | None, part: str, fold: int = 0, seed: int = 0
+    root: str | Path, path: str | Path | None, part: str, fold: int = 0, seed: int = 0, make_split: bool = False
 ) -> list[dict[str, Any]]:
     """Volume records (one a patient) of one part, for a bundle's validation and evaluation.
 
-    ``all`` takes every patient below ``root`` and needs no split.
+    ``all`` takes every patient below ``root`` and needs no split. Only training may make a split (``make_split``): one
+    made for an evaluation could test on patients that the training has seen.
+
+    Raises:
+        ValueError: no split, or the part is empty.
     """
     if part == "all":
         return volume_records(read_patients(root))
-    if path is None:
-        raise ValueError(f"part {part!r} needs a split file; only the part 'all' does not")
-    numbers = ensure_split(root, path, seed).part(part, fold)
-    return volume_records(read_patients(root, sorted(numbers)), numbers)
+    if path is None or not (make_split or Path(path).is_file()):
+        raise ValueError(f"part {part!r}: no split file ({path}); give the one that the training used")
+    split = ensure_split(root, path, seed)
+    numbers = _nonempty(split.part(part, fold), part, path)
+    patients = read_patients(root, sorted(numbers))
+    records = volume_records(patients, numbers)
+    if split.level == "slice":  # the slices of a part are not the whole volume, whose range the training used
+        return [{**r, "intensity_range": volume_ranges(p)} for r, p in zip(records, patients, strict=True)]
+    return records
 
 
 def count_parts(split: Split, root: str | Path) -> list[dict[str, Any]]:
@@ -307,6 +319,12 @@ def count_parts(split: Split, root: str | Path) -> list[dict[str, Any]]:
         for k, fold in enumerate(split.folds)
         for part in PARTS
     ]
+
+
+def _nonempty(numbers: dict[str, list[int]], part: str, path: str | Path) -> dict[str, list[int]]:
+    if not numbers:
+        raise ValueError(f"{path}: its {part} part is empty; make a split with a fraction above 0 for it")
+    return numbers
 
 
 def _load(root: str | Path) -> tuple[list[Patient], list[np.ndarray]]:

@@ -180,6 +180,47 @@ def test_a_bad_case_stops_nothing_and_finished_ones_are_skipped(threshold_bundle
     assert results == {"a": "done", "b": "done", "c": "failed", "d": "done"}
 
 
+def test_each_case_is_predicted_once(threshold_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[str] = []
+    save = inference.SaveCased._save
+
+    def counted(self: inference.SaveCased, record: dict, probability: object) -> None:
+        saved.append(record["case"])
+        save(self, record, probability)
+
+    monkeypatch.setattr(inference.SaveCased, "_save", counted)
+    for name in "abc":
+        write_patient(tmp_path / "in", name, pattern(32, 40, 1))
+    predict(prediction_records(tmp_path / "in"), threshold_bundle, tmp_path / "out")
+    assert saved == ["a", "b", "c"]
+
+
+def test_only_the_same_input_and_settings_are_skipped(threshold_bundle: Path, tmp_path: Path) -> None:
+    for patient in ("one", "two"):
+        write_patient(tmp_path / patient, "p", pattern(32, 40, 1))
+    out, records = tmp_path / "out", prediction_records(tmp_path / "one" / "p")
+    assert predict(records, threshold_bundle, out)[0].status == "done"
+    assert predict(records, threshold_bundle, out)[0].status == "skipped"
+    (other,) = predict(prediction_records(tmp_path / "two" / "p"), threshold_bundle, out)
+    assert (other.status, "made from other input" in other.error) == ("failed", True)
+    (changed,) = predict(records, threshold_bundle, out, settings={"threshold": 0.9})
+    assert "made from other settings; use --overwrite" in changed.error
+    torch.save(BrightFlair(0.5).state_dict(), threshold_bundle / "models" / "model.pt")
+    assert "made from other weights" in predict(records, threshold_bundle, out)[0].error
+    assert predict(records, threshold_bundle, out, overwrite=True)[0].status == "done"
+
+
+def test_masks_among_the_inputs_are_no_cases(tmp_path: Path) -> None:
+    for name in ("p_1.tif", "p_1_mask.tif"):
+        tifffile.imwrite(tmp_path / name, np.zeros((4, 5), np.uint8))
+    records = prediction_records([tmp_path / "p_1.tif", tmp_path / "p_1_mask.tif"])
+    assert [record["case"] for record in records] == ["p_1"]
+    with pytest.raises(ValueError, match="only masks"):
+        prediction_records(tmp_path / "p_1_mask.tif")
+    with pytest.raises(ValueError, match="separate sequences are given as"):
+        sequences_record(tmp_path / "p_1.tif")
+
+
 @pytest.mark.parametrize(
     ("voxels", "message"),
     [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from monai_lgg.cases import Patient, Slice, institution_of
+from monai_lgg.cases import Patient, Slice, institution_of, read_patients
 from monai_lgg.splits import (
     PARTS,
     Split,
@@ -348,3 +348,23 @@ def test_count_parts(root):
 
     assert len(rows) == 12
     assert rows[5] == {"fold": 1, "part": "test", "patients": 5, "slices": 15, "tumour_slices": 5}
+
+
+def test_only_training_makes_a_split(root, tmp_path):
+    from monai_lgg.splits import part_volumes
+
+    with pytest.raises(ValueError, match="no split file"):
+        part_volumes(root, tmp_path / "none.json", "test")
+    assert not (tmp_path / "none.json").exists()
+    assert part_volumes(root, tmp_path / "made.json", "validation", make_split=True)
+    assert len(part_volumes(root, None, "all")) == len(read_patients(root))
+
+
+def test_a_part_of_slices_carries_the_range_of_its_volume(root, tmp_path):
+    from monai_lgg.cases import volume_ranges
+    from monai_lgg.splits import part_volumes
+
+    save_split(split_slices(root), tmp_path / "slices.json")
+    for record in part_volumes(root, tmp_path / "slices.json", "test"):
+        (patient,) = read_patients(root, [record["case"]])
+        assert record["intensity_range"] == volume_ranges(patient)

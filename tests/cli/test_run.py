@@ -118,7 +118,38 @@ def test_a_run_keeps_its_settings_and_split(run: Path, phantoms: Path, tmp_path:
     other = tmp_path / "other.json"
     assert invoke("data", "split", phantoms, "-o", other, "--seed", 9).exit_code == 0
     again = invoke("train", "unet_cosine", "--data", phantoms, "-o", run, "--split", other, "--epochs", 2, *sets(*TINY))
+    assert "begun with another split" in again.output
     assert again.exit_code == 1
+
+
+def test_patients_seen_in_training_are_named(run: Path, phantoms: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    assert invoke("data", "split", phantoms, "-o", other, "--fractions", 0.2, 0.2, 0.6).exit_code == 0
+    for args in (["--split", other], ["--part", "all"], ["--part", "train"]):
+        result = invoke("evaluate", run, "--data", phantoms, "-o", tmp_path / "e", "-q", *args)
+        assert "used in this run's training or validation" in result.output, result.output
+    assert "these are no test" not in invoke("evaluate", run, "--data", phantoms, "-o", tmp_path / "e", "-q").output
+
+
+def test_empty_validation_part(phantoms: Path, tmp_path: Path) -> None:
+    split = tmp_path / "split.json"
+    assert invoke("data", "split", phantoms, "-o", split, "--fractions", 0.8, 0, 0.2).exit_code == 0
+    args = ("--data", phantoms, "-o", tmp_path / "r", "--split", split, "--epochs", 1, "-q", *sets(*TINY))
+    result = invoke("train", "unet_cosine", *args)
+    assert result.exit_code == 1
+    assert "validation part is empty" in result.output
+
+
+def test_a_run_as_bundle_keeps_its_settings_and_crops_train(run: Path, phantoms: Path, tmp_path: Path) -> None:
+    """Crops of 32 x 48 from 64 x 64 slices; the network's width comes from the first run."""
+    args = ("--data", phantoms, "-o", tmp_path / "r", "--epochs", 1, "--set", "image_size=[32,48]", "-q")
+    result = invoke("train", run, *args, "--set", "amp=False")
+    assert result.exit_code == 0, result.output
+    settings = json.loads((tmp_path / "r" / "configs" / "overrides.json").read_text())
+    assert settings["network_def#features"] == [8] * 6
+    assert settings["amp"] is False
+    assert settings["image_size"] == [32, 48]
+    assert settings["max_epochs"] == 1
 
 
 def test_a_split_of_other_data(run: Path, tmp_path: Path) -> None:

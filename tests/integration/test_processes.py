@@ -1,6 +1,7 @@
 """Real processes: MONAI's bundle runner, kill -9 and Ctrl-C, resume, another working directory, two ranks, a wheel."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -155,7 +156,13 @@ def test_tensorboard_has_what_people_watch(run: Path) -> None:
 
 
 def test_wheel_holds_the_bundles_and_runs_from_there(tmp_path: Path) -> None:
-    call([sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", tmp_path, REPOSITORY], tmp_path)
+    source = tmp_path / "source"  # a copy, so that no earlier build in the checkout leaks in
+    for name in ("monai_lgg", "bundles"):
+        shutil.copytree(REPOSITORY / name, source / name)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
+    call([*pip, "-w", tmp_path, source], tmp_path)
     (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
