@@ -206,7 +206,7 @@ class SaveCased(MapTransform):
 
 def to_display(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """(X, Y, Z) with its RAS affine -> (row, column, slice) as shown on screen."""
-    moved = Orientation(axcodes=DISPLAY_AXES)(_meta_tensor(volume, affine))
+    moved = Orientation(axcodes=DISPLAY_AXES, labels=None)(_meta_tensor(volume, affine))
     return np.asarray(moved)[0]
 
 
