@@ -4,7 +4,6 @@ import difflib
 import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -317,8 +316,3 @@ def evaluate(
     finally:
         flow.finalize()
     return json.loads((output / "summary.json").read_text())
-
-
-def safe_name(text: str) -> str:
-    """``text`` as a file name: anything but letters, digits, ``.``, ``-`` and ``_`` becomes ``_``."""
-    return re.sub(r"[^\w.-]+", "_", text).strip(".") or "case"

@@ -1,11 +1,13 @@
 """Finding the cases of a prediction, running a bundle on them, and the files that each case gets."""
 
 import csv
+import errno
 import hashlib
 import io
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
@@ -16,12 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import DataLoader, Dataset
+from monai.data import DataLoader, Dataset, MetaTensor
 from monai.transforms import MapTransform, Orientation
 from scipy.ndimage import generate_binary_structure, label
 
-from monai_lgg.bundle import safe_name, workflow
+from monai_lgg.bundle import workflow
 from monai_lgg.cases import parse_slice_name, patient_folders, read_patient, volume_records
+from monai_lgg.errors import deepest
 from monai_lgg.io.atomic import atomic_text
 from monai_lgg.io.nifti import is_nifti, mm_per_unit, write_nifti
 from monai_lgg.io.reader import CaseReader
@@ -36,7 +39,7 @@ FORMATS = ("auto", "tiff", "nifti")
 RESULT = "result.json"
 COLUMNS = ("case", "status", "voxels", "volume_ml", "components", "spacing_mm", "format", "seconds", "error")
 #: Errors that concern every case that follows, so the batch stops: no space left, read-only, quota.
-_FATAL_ERRNO = (28, 30, 122)
+_FATAL_ERRNO = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
 
 
 def prediction_records(inputs: str | Path | Iterable[str | Path]) -> list[dict[str, Any]]:
@@ -103,7 +106,12 @@ def _file_record(path: Path) -> dict[str, Any]:
     name = path.name
     for suffix in (".nii.gz", path.suffix):
         name = name.removesuffix(suffix)
-    return {"image": [str(path)], "case": safe_name(name)}
+    return {"image": [str(path)], "case": _safe_name(name)}
+
+
+def _safe_name(text: str) -> str:
+    """``text`` as a file name: anything but letters, digits, ``.``, ``-`` and ``_`` becomes ``_``."""
+    return re.sub(r"[^\w.-]+", "_", text).strip(".") or "case"
 
 
 def sequences_record(flair: Path, pre: Path | None = None, post: Path | None = None) -> dict[str, Any]:
@@ -211,8 +219,6 @@ def to_display(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 
 def _meta_tensor(volume: np.ndarray, affine: np.ndarray) -> Any:
-    from monai.data import MetaTensor
-
     return MetaTensor(torch.as_tensor(np.ascontiguousarray(volume))[None], affine=torch.as_tensor(affine))
 
 
@@ -370,13 +376,6 @@ def _failure(case: str, error: Exception, seconds: float) -> CaseResult:
         raise cause from error
     _log.debug("case %s failed", case, exc_info=error)
     return CaseResult(case, "failed", f"{type(cause).__name__}: {cause}", seconds)
-
-
-def deepest(error: BaseException) -> BaseException:
-    """The cause inside the errors that MONAI wraps around those of a transform."""
-    while isinstance(error, RuntimeError) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 def check_writable(folder: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from monai_lgg.errors import deepest
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 EXIT_INTERRUPTED = 130
@@ -29,14 +31,8 @@ class ErrorGroup(click.Group):
         except Exception as error:
             if ctx.meta.get("monai_lgg.debug"):
                 raise
-            raise click.ClickException(_message(error)) from error
-
-
-def _message(error: BaseException) -> str:
-    """The deepest cause that speaks: MONAI wraps every error of a transform or expression in its own."""
-    while isinstance(error, RuntimeError) and error.__cause__ is not None:
-        error = error.__cause__
-    return str(error) or type(error).__name__
+            cause = deepest(error)
+            raise click.ClickException(str(cause) or type(cause).__name__) from error
 
 
 def _set_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
