@@ -1,5 +1,6 @@
 """Finding, checking and running bundles."""
 
+import ctypes
 import difflib
 import json
 import logging
@@ -20,6 +21,8 @@ _PACKAGE = Path(__file__).parent
 #: A run is a copy of the bundle, so that it can be used wherever a bundle can.
 _NOT_COPIED = shutil.ignore_patterns("models", "eval", "__pycache__", ".*")
 OVERRIDES = "overrides.json"
+#: Numbers of glibc's mallopt options (malloc.h).
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def bundles_dir() -> Path:
@@ -59,6 +62,19 @@ def checked_root(path: str) -> Path:
             f"bundle_root {path!r} ({root}) has no configs/metadata.json; give the bundle's folder as bundle_root"
         )
     return root
+
+
+def keep_freed_memory() -> None:
+    """Lets the C library keep freed blocks for the next batch instead of returning them to the system.
+
+    A network's activations are tens of megabytes each; glibc maps and unmaps every one, and the page faults cost more
+    time than the convolutions (``scripts/benchmark_training.py`` shows the ratio). Memory stays at its peak instead.
+    Does nothing where the C library is not glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -11,8 +11,12 @@ from typing import Any
 
 import numpy as np
 
-#: Intensities above this percentile (fat, vessels, artefacts) are clipped.
-TOP_PERCENTILE = 99.5
+#: The head is what lies above this share of the way from a volume's minimum to its bright end.
+HEAD_SHARE = 0.1
+#: A volume's bright end, without single hot voxels.
+BRIGHT_PERCENTILE = 99.5
+#: Intensities above this multiple of the head's median (fat, vessels, artefacts) are clipped.
+TOP_MEDIANS = 3.0
 
 _SLICE_NAME = re.compile(r"^(?P<patient>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?$", re.IGNORECASE)
 
@@ -164,13 +168,18 @@ def volume_records(
 
 
 def intensity_range(channel: np.ndarray) -> tuple[float, float]:
-    """(minimum, 99.5th percentile of the voxels above the minimum) of one sequence of a whole volume.
+    """(minimum, minimum + 3 x (median of the head - minimum)) of one sequence of a whole volume.
 
-    The background does not count, so the share of it in the field of view does not matter.
+    The median is that of tissue, so neither the share of background in the field of view nor the brightness of fat
+    moves it, and a tumour lies at about the same place in every scan.
     """
-    low = channel.min()
+    low = float(channel.min())
     inside = channel[channel > low]
-    return float(low), float(np.percentile(inside, TOP_PERCENTILE)) if inside.size else float(low)
+    if not inside.size:
+        return low, low
+    bright = float(np.percentile(inside, BRIGHT_PERCENTILE))
+    head = inside[inside > low + HEAD_SHARE * (bright - low)]
+    return low, low + TOP_MEDIANS * (float(np.median(head)) - low)
 
 
 def volume_ranges(patient: Patient) -> list[tuple[float, float]]:

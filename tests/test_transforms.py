@@ -32,20 +32,22 @@ def test_other_channel_counts_name_the_case() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16, torch.int32, torch.float32, torch.float64])
 def test_each_channel_is_mapped_from_its_range(dtype: torch.dtype) -> None:
-    """Channel 0: minimum 0, top 200; channel 1 is constant; channel 2 has one voxel above its minimum."""
-    image = torch.tensor([[[0, 50], [200, 200]], [[7, 7], [7, 7]], [[50, 50], [50, 52]]]).to(dtype)
+    """Channel 0: minimum 0, median of the head 40, top 120; channel 1 is constant; in channel 2 one voxel is head."""
+    image = torch.tensor([[[0, 30], [40, 200]], [[7, 7], [7, 7]], [[50, 50], [50, 52]]]).to(dtype)
     result = ScaleVolumeIntensityd("image")({"image": image})["image"]
     assert result.dtype == torch.float32
-    assert result[0].tolist() == [[-1, -0.5], [1, 1]]
+    assert torch.allclose(result[0], torch.tensor([[-1, -0.5], [-1 / 3, 1]]))
     assert result[1].tolist() == [[-1, -1], [-1, -1]]
-    assert result[2].tolist() == [[-1, -1], [-1, 1]]
+    assert torch.allclose(result[2], torch.tensor([[-1, -1], [-1, -1 / 3]]))
 
 
-def test_the_top_half_percent_is_clipped() -> None:
-    image = torch.arange(1002.0).reshape(1, 1, 1002)  # 1001 voxels above the minimum: the percentile is 996
-    result = ScaleVolumeIntensityd("image")({"image": image})["image"][0, 0]
-    assert result[996] == result[1001] == 1
-    assert result[249].item() == pytest.approx(-0.5)
+@pytest.mark.parametrize("fat", [200.0, 900.0])
+def test_neither_bright_fat_nor_background_moves_the_scale(fat: float) -> None:
+    """Ten voxels of noise (5) and any number of zeros are background; the median of the head is 100, so 150 -> 0."""
+    image = torch.cat([torch.zeros(50), torch.full((10,), 5.0), torch.full((20,), 100.0), torch.full((5,), fat)])
+    result = ScaleVolumeIntensityd("image")({"image": torch.cat([image, torch.tensor([150.0])]).reshape(1, 1, -1)})
+    assert result["image"][0, 0, -1].item() == pytest.approx(0)
+    assert result["image"].max() == (1 if fat > 300 else pytest.approx(1 / 3))
 
 
 def test_a_slice_is_scaled_by_the_range_of_its_volume() -> None:
