@@ -12,10 +12,15 @@ from monai_lgg.cases import intensity_range
 
 #: Keeps a constant channel from a division by zero.
 TINY = 1e-6
+#: Weights of red, green and blue in grey.
+LUMA = (0.299, 0.587, 0.114)
 
 
 class ThreeSequencesd(MapTransform):
     """Makes (pre-contrast, FLAIR, post-contrast) of an image: FLAIR alone is repeated, as the data's authors did.
+
+    The record's ``missing_sequences`` then says which were missing, that is equal to FLAIR: empty, ``pre``, ``post`` or
+    ``pre+post``. For a slice it speaks of that slice alone, in which all three may be black.
 
     Raises:
         ValueError: the image has neither 1 nor 3 channels.
@@ -32,6 +37,9 @@ class ThreeSequencesd(MapTransform):
                     f"{_name(record, key)}: {image.shape[0]} channels; give 1 (FLAIR) or 3 (pre-contrast, FLAIR, "
                     "post-contrast)"
                 )
+            pre, flair, post = record[key]
+            equal = {"pre": torch.equal(pre, flair), "post": torch.equal(post, flair)}
+            record["missing_sequences"] = "+".join(name for name, missing in equal.items() if missing)
         return record
 
 
@@ -67,6 +75,25 @@ class ScaleVolumeIntensityd(MapTransform):
         return record
 
 
+class GreySequencesd(MapTransform):
+    """Makes one grey channel of (pre-contrast, FLAIR, post-contrast), as reading the public RGB files as grey does.
+
+    Args:
+        keys: of images (3, H, W[, D]).
+    Source: ITU-R BT.601 luma, 0.299 R + 0.587 G + 0.114 B.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        record = dict(data)
+        for key in self.key_iterator(record):
+            image = record[key]
+            if image.shape[0] != len(LUMA):
+                raise ValueError(f"{_name(record, key)}: {image.shape[0]} channels; grey is made of three sequences")
+            weights = torch.tensor(LUMA, dtype=image.dtype, device=image.device).reshape(-1, *[1] * (image.ndim - 1))
+            record[key] = (image * weights).sum(dim=0, keepdim=True)
+        return record
+
+
 class SameSized(MapTransform):
     """Refuses records whose keys differ in spatial size, before a resize would hide it.
 
@@ -82,6 +109,11 @@ class SameSized(MapTransform):
                 f"{_name(data, next(iter(sizes)))}: sizes differ ({found}); export the mask on the image's grid"
             )
         return dict(data)
+
+
+def flair_channel(image: torch.Tensor) -> np.ndarray:
+    """FLAIR of (pre-contrast, FLAIR, post-contrast), or the only channel of a grey image, as float32 for pictures."""
+    return np.asarray(image[1 if len(image) > 1 else 0].float().cpu())
 
 
 def _name(record: Mapping[Hashable, Any], key: Hashable) -> str:

@@ -3,7 +3,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_lgg.transforms import SameSized, ScaleVolumeIntensityd, ThreeSequencesd
+from monai_lgg.transforms import GreySequencesd, SameSized, ScaleVolumeIntensityd, ThreeSequencesd
 
 
 @pytest.mark.parametrize("spatial", [(2, 3), (2, 3, 4)])
@@ -20,6 +20,31 @@ def test_flair_alone_is_repeated(spatial: tuple[int, ...]) -> None:
 def test_three_sequences_pass() -> None:
     image = torch.rand(3, 2, 2)
     assert ThreeSequencesd("image")({"image": image})["image"] is image
+
+
+@pytest.mark.parametrize(
+    ("sequences", "missing"),
+    [
+        ([1, 2, 3], ""),
+        ([2, 2, 3], "pre"),
+        ([1, 2, 2], "post"),
+        ([2, 2, 2], "pre+post"),
+        ([1, 2, 1], ""),
+        ([2], "pre+post"),
+    ],
+)
+@pytest.mark.parametrize("meta", [False, True])
+def test_missing_sequences_are_noted(sequences: list[int], missing: str, meta: bool) -> None:
+    """A channel is a copy of FLAIR (index 1) only if every pixel is; that pre and post agree says nothing."""
+    image = torch.tensor(sequences).reshape(-1, 1, 1, 1) * torch.ones(len(sequences), 2, 3, 2)
+    record = ThreeSequencesd("image")({"image": MetaTensor(image) if meta else image, "case": "P_7"})
+    assert record["missing_sequences"] == missing
+
+
+def test_one_other_pixel_is_a_sequence_of_its_own() -> None:
+    image = torch.ones(3, 4, 4)
+    image[0, 3, 3] = 2
+    assert ThreeSequencesd("image")({"image": image})["missing_sequences"] == "post"
 
 
 def test_other_channel_counts_name_the_case() -> None:
@@ -81,3 +106,14 @@ def test_image_and_mask_of_different_size() -> None:
     assert set(SameSized(["image", "label"])({"image": image, "label": torch.zeros(1, 30, 20)})) == {"image", "label"}
     with pytest.raises(ValueError, match=r"p_1\.tif: sizes differ \(image 30 x 20, label 20 x 30\)"):
         SameSized(["image", "label"])({"image": image, "label": torch.zeros(1, 20, 30)})
+
+
+def test_grey_is_the_luma_of_the_three_sequences() -> None:
+    image = torch.tensor([1.0, 0.5, 0.0]).reshape(3, 1, 1)
+    grey = GreySequencesd("image")({"image": image})["image"]
+    assert grey.shape == (1, 1, 1)
+    assert grey.item() == pytest.approx(0.299 + 0.5 * 0.587)
+    same = GreySequencesd("image")({"image": torch.full((3, 2, 2, 4), 0.7)})["image"]
+    assert torch.allclose(same, torch.full((1, 2, 2, 4), 0.7))
+    with pytest.raises(ValueError, match="P_1: 1 channels; grey is made of three"):
+        GreySequencesd("image")({"image": torch.zeros(1, 2, 2), "case": "P_1"})

@@ -11,6 +11,8 @@ from monai_lgg.metrics.overlap import dice, iou
 #: Resamples of the bootstrap over patients, and its seed.
 RESAMPLES = 10_000
 SEED = 0
+#: Resamples drawn at once, so that memory stays small for any number of patients.
+_AT_ONCE = 500
 #: Slices in a batch, and the smoothing constant, of the batch-wise convention of several public projects.
 BATCH = 16
 SMOOTH = 1.0
@@ -25,27 +27,34 @@ def bootstrap_interval(values: np.ndarray, resamples: int = RESAMPLES, seed: int
     """
     if len(values) == 0:
         return [math.nan, math.nan]
-    picks = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
-    low, high = np.quantile(values[picks].mean(axis=1), [0.025, 0.975])
+    rng = np.random.default_rng(seed)
+    steps = [min(_AT_ONCE, resamples - start) for start in range(0, resamples, _AT_ONCE)]
+    means = [values[rng.integers(len(values), size=(step, len(values)))].mean(axis=1) for step in steps]
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return [float(low), float(high)]
 
 
-def describe(values: np.ndarray) -> dict[str, Any]:
-    """Mean, 95 % interval, median, quartiles, extremes, and how many values are undefined (NaN)."""
-    defined = values[~np.isnan(values)]
-    if len(defined) == 0:
-        empty = dict.fromkeys(("mean", "median", "q1", "q3", "min", "max"), math.nan)
-        return {**empty, "mean_ci95": [math.nan, math.nan], "defined": 0, "undefined": len(values)}
-    q1, median, q3 = np.quantile(defined, [0.25, 0.5, 0.75])
+def describe(values: np.ndarray, interval: bool = True) -> dict[str, Any]:
+    """Mean, 95 % interval, median, quartiles and extremes of the finite values, and how many are not finite.
+
+    Args:
+        values: one a patient (or slice). NaN is undefined. inf is a distance to an empty mask, a failure that no mean
+            can hold: it is counted apart, so read the mean together with ``infinite``.
+        interval: False leaves ``mean_ci95`` out, for values that are not independent, such as slices of a patient.
+    Returns:
+        The figures, and the numbers of ``defined`` (finite), ``infinite`` and ``undefined`` values.
+    """
+    finite = values[np.isfinite(values)]
+    names = ("q1", "median", "q3")
+    quartiles = np.quantile(finite, [0.25, 0.5, 0.75]) if len(finite) else [math.nan] * 3
     return {
-        "mean": float(defined.mean()),
-        "mean_ci95": bootstrap_interval(defined),
-        "median": float(median),
-        "q1": float(q1),
-        "q3": float(q3),
-        "min": float(defined.min()),
-        "max": float(defined.max()),
-        "defined": len(defined),
+        "mean": float(finite.mean()) if len(finite) else math.nan,
+        **({"mean_ci95": bootstrap_interval(finite)} if interval else {}),
+        **{name: float(value) for name, value in zip(names, quartiles, strict=True)},
+        "min": float(finite.min()) if len(finite) else math.nan,
+        "max": float(finite.max()) if len(finite) else math.nan,
+        "defined": len(finite),
+        "infinite": int(np.isinf(values).sum()),
         "undefined": int(np.isnan(values).sum()),
     }
 

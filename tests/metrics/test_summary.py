@@ -78,6 +78,24 @@ def test_bootstrap_interval() -> None:
     assert bootstrap_interval(np.array([0.5])) == [0.5, 0.5]
 
 
+def test_bootstrap_in_steps_draws_what_one_step_draws() -> None:
+    values = np.random.default_rng(0).normal(size=7)
+    picks = np.random.default_rng(0).integers(7, size=(10_000, 7))
+    assert bootstrap_interval(values) == np.quantile(values[picks].mean(axis=1), [0.025, 0.975]).tolist()
+
+
+def test_infinite_values_are_counted_apart() -> None:
+    result = describe(np.array([1.0, np.inf, 3.0, np.nan, np.inf]))
+    assert (result["mean"], result["median"], result["max"]) == (2, 2, 3)
+    assert (result["defined"], result["infinite"], result["undefined"]) == (2, 2, 1)
+    assert all(map(math.isfinite, result["mean_ci95"]))
+
+
+def test_no_interval_on_demand() -> None:
+    whole = describe(np.array([1.0, 2.0]))
+    assert describe(np.array([1.0, 2.0]), interval=False) == {k: v for k, v in whole.items() if k != "mean_ci95"}
+
+
 def test_nothing_defined() -> None:
     result = describe(np.array([np.nan, np.nan]))
     assert result["undefined"] == 2
