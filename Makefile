@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 DEMO ?= demo
 DATA ?=
 
-.PHONY: demo test lint types bundle-check bench clean
+.PHONY: demo test lint types bundles bundle-check bench clean
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,9 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
+
+bundles: $(READY)
+	$(BIN)/python scripts/build_bundles.py
 
 bundle-check: $(READY)
 	$(BIN)/python -m pytest tests/test_bundles.py

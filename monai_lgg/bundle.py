@@ -5,21 +5,24 @@ import difflib
 import json
 import logging
 import os
+import pydoc
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import monai
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow
 
 from monai_lgg.cases import read_patients
 from monai_lgg.io.atomic import atomic_text
+from monai_lgg.networks import NETWORKS
 from monai_lgg.splits import load_split, read_split, save_split
 
 _PACKAGE = Path(__file__).parent
 #: A run is a copy of the bundle, so that it can be used wherever a bundle can.
-_NOT_COPIED = shutil.ignore_patterns("models", "eval", "__pycache__", ".*")
+_NOT_COPIED = shutil.ignore_patterns("models", "eval", "__pycache__", "recipe.json", ".*")
 OVERRIDES = "overrides.json"
 #: Numbers of glibc's mallopt options (malloc.h).
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -136,6 +139,8 @@ def parse_settings(settings: tuple[str, ...], files: list[Path]) -> dict[str, An
             raise ValueError(f"{setting!r}: give key=value")
         _check_key(parser, key)
         result[key] = _value(text)
+        if key.endswith("_target_"):
+            _check_target(str(result[key]))
     return result
 
 
@@ -158,6 +163,20 @@ def _check_key(parser: ConfigParser, key: str) -> None:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"top-level names: {', '.join(k for k in known if '#' not in k)}"
     raise ValueError(f"setting {key!r} is not in the configuration; {hint}")
+
+
+def _check_target(name: str) -> None:
+    """A component (network, loss, ...) must exist under its dotted path or, for MONAI's own, its short name."""
+    short = ComponentLocator().get_component_module_name(name)
+    if short is not None or pydoc.locate(name) is not None:
+        return
+    known = {
+        **{of.__name__: f"{of.__module__}.{of.__name__}" for of in NETWORKS.values()},
+        **{of: of for of in dir(monai.networks.nets) if of[0].isupper()},
+    }
+    near = difflib.get_close_matches(name.rpartition(".")[2], known, n=1, cutoff=0.5)
+    hint = f"did you mean {known[near[0]]}?" if near else "give the dotted path of a class, or a class name of MONAI"
+    raise ValueError(f"no component {name!r}; {hint}")
 
 
 def workflow(root: Path, configs: list[str], kind: str, run_id: str, overrides: Mapping[str, Any]) -> ConfigWorkflow:

@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from monai_lgg.io.atomic import atomic_write
 from monai_lgg.report.overlay import paint
+from monai_lgg.transforms import flair_channel
 
 _log = logging.getLogger(__name__)
 
@@ -174,8 +175,8 @@ def _short(error: Exception) -> str:
 class OutlineImages:
     """Writes to TensorBoard, each epoch, the slice with the largest tumour of the first validation patients.
 
-    FLAIR with the truth in cyan and the prediction in orange. Attach to an evaluator whose outputs have ``image``
-    (3, H, W, D), ``pred`` and ``label`` (1, H, W, D).
+    FLAIR (or the only channel) with the truth in cyan and the prediction in orange. Attach to an evaluator whose
+    outputs have ``image`` (3 or 1, H, W, D), ``pred`` and ``label`` (1, H, W, D).
     """
 
     def __init__(self, writer: SummaryWriter, cases: int = 4) -> None:
@@ -198,7 +199,7 @@ class OutlineImages:
             truth = item["label"][0].cpu().numpy() > 0
             k = int(truth.sum(axis=(0, 1)).argmax())
             picture = paint(
-                item["image"][1, ..., k].float().cpu().numpy(), item["pred"][0, ..., k].cpu().numpy() > 0, truth[..., k]
+                flair_channel(item["image"])[..., k], item["pred"][0, ..., k].cpu().numpy() > 0, truth[..., k]
             )
             self.writer.add_image(f"validation/case_{self._seen}", picture, engine.state.epoch, dataformats="HWC")
             self._seen += 1

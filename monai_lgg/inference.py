@@ -30,6 +30,7 @@ from monai_lgg.io.nifti import is_nifti, mm_per_unit, write_nifti
 from monai_lgg.io.reader import CaseReader
 from monai_lgg.io.tiff import is_tiff, write_tiff
 from monai_lgg.report.overlay import save_contact_sheet
+from monai_lgg.transforms import flair_channel
 
 _log = logging.getLogger(__name__)
 
@@ -205,7 +206,7 @@ class SaveCased(MapTransform):
         truth = None
         if record.get("truth"):
             truth = CaseReader().get_data([str(item) for item in record["truth"]])[0][..., 0] > 0
-        flair = record["image"][1].float().cpu().numpy()  # already in display order
+        flair = flair_channel(record["image"])  # already in display order
         affine = np.asarray(meta["affine"])
         save_contact_sheet(
             path, case, flair, to_display(mask, affine), truth, [int(n) for n in record.get("slices", [])]

@@ -254,24 +254,31 @@ def load_split(path: str | Path, root: str | Path) -> Split:
     return split
 
 
-def ensure_split(root: str | Path, path: str | Path, seed: int = 0) -> Split:
-    """Load the split at ``path``, or make the default patient-level one there when the file does not exist."""
+def ensure_split(
+    root: str | Path, path: str | Path, seed: int = 0, fractions: Sequence[float] = DEFAULT_FRACTIONS
+) -> Split:
+    """Load the split at ``path``, or make a patient-level one there when the file does not exist."""
     if not Path(path).exists():
-        save_split(split_patients(root, seed=seed), path)
+        save_split(split_patients(root, fractions, seed), path)
     return load_split(path, root)
 
 
 def training_slices(
-    root: str | Path, path: str | Path, part: str, fold: int = 0, seed: int = 0
+    root: str | Path,
+    path: str | Path,
+    part: str,
+    fold: int = 0,
+    seed: int = 0,
+    fractions: Sequence[float] = DEFAULT_FRACTIONS,
 ) -> list[dict[str, Any]]:
     """Slice records of one part, each with its volume's intensity ranges, for a bundle's 2D training data set.
 
-    Makes the default split when there is none.
+    Makes a split of ``seed`` and ``fractions`` when there is none.
 
     Raises:
         ValueError: the part is empty.
     """
-    numbers = _nonempty(ensure_split(root, path, seed).part(part, fold), part, path)
+    numbers = _nonempty(ensure_split(root, path, seed, fractions).part(part, fold), part, path)
     patients = read_patients(root, sorted(numbers))
     ranges = {patient.name: volume_ranges(patient) for patient in patients}
     records = slice_records(patients, numbers)
@@ -279,21 +286,26 @@ def training_slices(
 
 
 def part_volumes(
-    root: str | Path, path: str | Path | None, part: str, fold: int = 0, seed: int = 0, make_split: bool = False
+    root: str | Path,
+    path: str | Path | None,
+    part: str,
+    fold: int = 0,
+    seed: int = 0,
+    make_fractions: Sequence[float] | None = None,
 ) -> list[dict[str, Any]]:
     """Volume records (one a patient) of one part, for a bundle's validation and evaluation.
 
-    ``all`` takes every patient below ``root`` and needs no split. Only training may make a split (``make_split``): one
-    made for an evaluation could test on patients that the training has seen.
+    ``all`` takes every patient below ``root`` and needs no split. Only training may make a split (of
+    ``make_fractions``): one made for an evaluation could test on patients that the training has seen.
 
     Raises:
         ValueError: no split, or the part is empty.
     """
     if part == "all":
         return volume_records(read_patients(root))
-    if path is None or not (make_split or Path(path).is_file()):
+    if path is None or not (make_fractions is not None or Path(path).is_file()):
         raise ValueError(f"part {part!r}: no split file ({path}); give the one that the training used")
-    split = ensure_split(root, path, seed)
+    split = ensure_split(root, path, seed, make_fractions or DEFAULT_FRACTIONS)
     numbers = _nonempty(split.part(part, fold), part, path)
     patients = read_patients(root, sorted(numbers))
     records = volume_records(patients, numbers)

@@ -8,6 +8,7 @@ import torch
 from monai.bundle import ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
 
 from monai_lgg.bundle import bundle_names, bundles_dir, read_config
+from scripts.build_bundles import bundle_files
 
 SCHEMA = Path(__file__).parent / "schema" / "meta_schema_20240725.json"
 BUNDLES = [bundles_dir() / name for name in bundle_names()]
@@ -78,21 +79,53 @@ def test_torchscript_export_equals_the_network(bundle: Path, tmp_path: Path) -> 
         meta_file=str(bundle / "configs" / "metadata.json"),
         config_file=str(config),
     )
-    image = torch.rand(2, 3, 64, 96) * 2 - 1
+    channels = network_channels(bundle)
+    image = torch.rand(2, channels, 64, 96) * 2 - 1
     with torch.no_grad():
         torch.testing.assert_close(torch.jit.load(exported)(image), network(image), rtol=1e-4, atol=1e-5)
 
 
+def network_channels(bundle: Path) -> int:
+    meta = json.loads((bundle / "configs" / "metadata.json").read_text())
+    return int(meta["network_data_format"]["inputs"]["image"]["num_channels"])
+
+
+def test_is_what_its_recipe_and_the_shared_files_make(bundle: Path) -> None:
+    """Change ``bundles/common`` or the recipe, then run ``make bundles``."""
+    for name, text in bundle_files(bundle).items():
+        assert (bundle / name).read_text() == text, name
+
+
 def test_training_and_inference_have_one_network_and_normalization(bundle: Path) -> None:
     training, inference = (read_config([bundle / "configs" / name]) for name in ("train.json", "inference.json"))
-    assert training["network_def"] == inference["network_def"]
-    assert training["image_size"] == inference["image_size"]
-    image_steps = [step for step in training["normalize"]["transforms"] if step["keys"] == "image"]
+    for key in ("network_def", "image_size", "background", "intensity", "slice_inferer"):
+        assert training[key] == inference[key], key
     steps = inference["preprocessing"]["transforms"]
-    assert all(step in steps for step in image_steps)
-    patch = training["validate"]["inferer"]["inferer"]
-    for key in ("_target_", "mode", "cval", "spatial_dim"):
-        assert patch[key] == inference["inferer"]["inferer"][key]
+    for step in training["normalize"]["transforms"]:
+        assert step in steps or step["keys"] != "image"
+    assert training["validate"]["inferer"]["inferer"] == inference["inferer"]["inferer"] == "@slice_inferer"
+
+
+def test_preprocessing_gives_what_the_network_takes(bundle: Path, phantoms: Path, tmp_path: Path) -> None:
+    """Training slices (augmented) and validation volumes: size, channels, type, value range, binary labels."""
+    meta = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
+    parser = read_config([bundle / "configs" / "train.json"])
+    changes = {"bundle_root": str(bundle), "dataset_dir": str(phantoms), "output_dir": str(tmp_path), "cache_rate": 0.0}
+    for key, value in {**changes, "image_size": [64, 64]}.items():
+        parser[key] = value
+    items = parser.get_parsed_content("train#dataset")
+    volume = parser.get_parsed_content("validate#dataset")[0]
+    low, high = meta["value_range"]
+    for image, label in [(item["image"], item["label"]) for item in (items[2], items[3], volume)]:
+        assert image.shape[0] == meta["num_channels"]
+        assert label.shape[0] == 1
+        assert image.shape[1:3] == label.shape[1:3] == (64, 64)
+        assert image.dtype == label.dtype == torch.float32
+        assert label.unique().tolist() in ([0.0], [0.0, 1.0])
+    image = volume["image"]
+    assert image.min() >= low
+    assert image.max() <= high
+    assert image.max() - image.min() > 0.5 * (high - low)
 
 
 def test_no_metric_hides_false_positives(bundle: Path) -> None:

@@ -16,7 +16,7 @@ from monai_lgg.inference import measure, predict, prediction_records, sequences_
 
 
 class BrightFlair(torch.nn.Module):
-    """Stands in for a trained network: tumour where the FLAIR channel (scaled to -1..1) is bright, pixel by pixel."""
+    """Stands in for a trained network: tumour where FLAIR (scaled so that the head's median is -1/3) is bright."""
 
     def __init__(self, level: float = 0.4) -> None:
         super().__init__()
@@ -57,6 +57,7 @@ def write_patient(root: Path, name: str, mask: np.ndarray) -> Path:
     for k in range(mask.shape[2]):
         image = np.full((*mask.shape[:2], 3), 40, np.uint8)
         image[..., 1] = np.where(mask[..., k], 250, 60)
+        image[0, 0] = 0  # background: the rest is head
         tifffile.imwrite(folder / f"{name}_{k + 1}.tif", image, photometric="rgb")
     return folder
 
@@ -120,7 +121,9 @@ def test_nifti_to_mask_keeps_the_geometry(threshold_bundle: Path, tmp_path: Path
 
 def test_nifti_to_tiff_slices_in_display_order(threshold_bundle: Path, tmp_path: Path) -> None:
     mask = pattern(40, 50, 3)  # RAS: first axis to the right, second to anterior
-    nib.save(nib.Nifti1Image(np.where(mask, 900, 100).astype(np.int16), np.eye(4)), tmp_path / "s.nii")
+    voxels = np.where(mask, 900, 100).astype(np.int16)
+    voxels[0, 0, 0] = 0
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "s.nii")
     predict(
         prediction_records(tmp_path / "s.nii"), threshold_bundle, tmp_path / "o", settings={"output_format": "tiff"}
     )
@@ -131,6 +134,7 @@ def test_nifti_to_tiff_slices_in_display_order(threshold_bundle: Path, tmp_path:
 def test_three_volumes_and_flair_alone_give_the_same_case(threshold_bundle: Path, tmp_path: Path) -> None:
     mask = pattern(32, 40, 2)
     flair = np.where(mask, 900, 100).astype(np.float32)
+    flair[0, 0, 0] = 0
     for name, voxels in (("flair", flair), ("pre", flair * 0 + 7), ("four", np.stack([flair * 0, flair, flair], -1))):
         nib.save(nib.Nifti1Image(voxels, AFFINES["LPS"]), tmp_path / f"{name}.nii.gz")
     records = [

@@ -2,7 +2,7 @@ import pytest
 import torch
 from monai.inferers import Inferer, SimpleInferer, SliceInferer, SlidingWindowInferer
 
-from monai_lgg.inferers import MixedPrecisionInferer
+from monai_lgg.inferers import MixedPrecisionInferer, ResizeSliceInferer
 
 
 class Recorder(torch.nn.Module):
@@ -66,3 +66,35 @@ def test_arguments_reach_the_network() -> None:
 
     result = MixedPrecisionInferer(SimpleInferer())(torch.ones(1, 3, 2, 2), network, 3, plus=1)
     assert result.unique().tolist() == [4]
+
+
+def test_slices_are_resized_and_brought_back() -> None:
+    """A network that marks the bright half of what it is given: the answer lies on the input's own grid."""
+    seen: list[tuple[int, ...]] = []
+
+    def network(batch: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(batch.shape))
+        return batch[:, :1]
+
+    volume = torch.zeros(2, 3, 20, 12, 5)
+    volume[:, :, :10] = 1
+    volume[1, :, :, :, 3] = 0
+    result = ResizeSliceInferer((8, 16), batch_size=4)(volume, network)
+    assert seen == [(4, 3, 8, 16), (4, 3, 8, 16), (2, 3, 8, 16)]
+    assert result.shape == (2, 1, 20, 12, 5)
+    assert torch.equal(result[0] > 0.5, volume[0, :1] > 0.5)
+    assert not result[1, :, :, :, 3].any()
+    assert torch.equal(result[1, 0, ..., 4] > 0.5, volume[1, 0, ..., 4] > 0.5)
+
+
+def test_a_slice_of_the_right_size_is_not_touched() -> None:
+    image = torch.rand(3, 1, 8, 8)
+    assert torch.equal(ResizeSliceInferer((8, 8), 2)(image, lambda batch: batch), image)
+
+
+def test_shrinking_averages_what_it_merges() -> None:
+    """A checkerboard of 0 and 1 becomes grey; without antialiasing it would become stripes."""
+    board = (torch.arange(32)[:, None] + torch.arange(32)) % 2
+    small: list[torch.Tensor] = []
+    ResizeSliceInferer((8, 8))(board[None, None].float(), lambda batch: (small.append(batch), batch)[1])
+    assert small[0][0, 0, 2:-2, 2:-2].sub(0.5).abs().max() < 0.05

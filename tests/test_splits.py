@@ -356,7 +356,8 @@ def test_only_training_makes_a_split(root, tmp_path):
     with pytest.raises(ValueError, match="no split file"):
         part_volumes(root, tmp_path / "none.json", "test")
     assert not (tmp_path / "none.json").exists()
-    assert part_volumes(root, tmp_path / "made.json", "validation", make_split=True)
+    assert part_volumes(root, tmp_path / "made.json", "validation", make_fractions=(0.6, 0.2, 0.2))
+    assert read_split(tmp_path / "made.json").fractions == [0.6, 0.2, 0.2]
     assert len(part_volumes(root, None, "all")) == len(read_patients(root))
 
 

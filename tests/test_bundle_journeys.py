@@ -1,0 +1,65 @@
+"""Every bundle as a user runs it: trained for an epoch, evaluated, used for masks; the resumed training is the same."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from ignite.engine import Engine
+
+from monai_lgg import bundle as bundles
+from monai_lgg.cases import read_patients
+from monai_lgg.handlers import TrainingState
+from monai_lgg.inference import predict, prediction_records
+from monai_lgg.io.tiff import read_tiff
+
+#: unet_cosine goes through all of this in tests/cli and tests/integration.
+NAMES = [name for name in bundles.bundle_names() if name != "unet_cosine"]
+
+
+def small(name: str, *more: str) -> tuple[str, ...]:
+    """64 x 64 images, a narrow network where its width is a setting, nothing from the network."""
+    inside = bundles.read_config([bundles.find_bundle(name) / "configs" / "train.json"])
+    widths = {"features": [8] * 6, "channels": [8] * len(inside["network_def"].get("channels", ()))}
+    narrow = [f"network_def#{key}={widths[key]}" for key in widths if key in inside["network_def"]]
+    scratch = ("pretrained_weights=null",) if "pretrained_weights" in inside else ()
+    return ("image_size=[64,64]", "batch_size=16", *narrow, *scratch, *more)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_trains_evaluates_and_predicts(name: str, phantoms: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    bundles.train(bundles.find_bundle(name), phantoms, run, settings=small(name, "max_epochs=1"), progress=False)
+    summary = bundles.evaluate(run, phantoms, tmp_path / "results", progress=False)
+    assert summary["patients"] >= 1
+    assert 0 <= summary["per_patient_dice"]["mean"] <= 1
+    patient = read_patients(phantoms)[0]
+    results = predict(prediction_records([phantoms / patient.name]), run, tmp_path / "masks")
+    assert [result.status for result in results] == ["done"]
+    masks = sorted((tmp_path / "masks").rglob("*_mask.tif"))
+    assert len(masks) == len(patient.slices)
+    assert {read_tiff(mask).shape for mask in masks} == {(64, 64)}
+
+
+@pytest.mark.parametrize("name", ["unet_dice", "unet_128"])
+def test_resumed_training_is_the_uninterrupted_one(
+    name: str, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With augmentation, and with another schedule: a run put back to its state after epoch 1 comes to the same end."""
+    store = TrainingState.store
+
+    def store_and_keep(self: TrainingState, engine: Engine) -> None:
+        store(self, engine)
+        shutil.copy(self.path, tmp_path / f"{engine.state.epoch}.pt")
+
+    monkeypatch.setattr(TrainingState, "store", store_and_keep)
+    run = tmp_path / "run"
+    for _ in range(2):
+        bundles.train(bundles.find_bundle(name), phantoms, run, settings=small(name, "max_epochs=2"), progress=False)
+        (tmp_path / "2.pt").rename(tmp_path / f"end {len(list(tmp_path.glob('end*')))}.pt")
+        shutil.copy(tmp_path / "1.pt", run / "models" / "checkpoint.pt")
+    first, second = (torch.load(tmp_path / f"end {k}.pt", weights_only=True)["network"] for k in (0, 1))
+    before = torch.load(tmp_path / "1.pt", weights_only=True)["network"]
+    assert any(not torch.equal(before[key], value) for key, value in first.items())
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
