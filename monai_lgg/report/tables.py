@@ -1,0 +1,187 @@
+"""One table as text, CSV, Markdown, LaTeX and HTML."""
+
+import csv
+import html
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from monai_lgg.io.atomic import atomic_text
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+}  # fmt: skip
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #1a1a1a; }
+div { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th, td { padding: .35rem .75rem; border-bottom: 1px solid #ccc; text-align: right; }
+th { border-bottom: 2px solid #444; vertical-align: bottom; }
+.text { text-align: left; }
+"""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: the rows' key, its heading, and the decimals of its floats.
+
+    A list of two numbers in a cell is an interval: ``0.712 to 0.850``, in CSV two columns ``<key>_low, <key>_high``.
+    """
+
+    key: str
+    title: str
+    digits: int = 3
+
+
+@dataclass(frozen=True)
+class Table:
+    """What to show, in the order to show it; None and NaN are blank.
+
+    Args:
+        rows: column key -> value.
+        notes: sentences that every rendering repeats below the table (CSV, which has no place for them, apart).
+    """
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Mapping[str, Any]]
+    notes: Sequence[str] = field(default_factory=list)
+
+
+def write_table(table: Table, folder: Path, stem: str) -> list[Path]:
+    """Write ``<stem>.csv``, ``.md``, ``.tex`` and ``.html`` and return their paths."""
+    renderings = {"csv": to_csv, "md": to_markdown, "tex": to_latex, "html": to_html}
+    paths = [folder / f"{stem}.{suffix}" for suffix in renderings]
+    for path, render in zip(paths, renderings.values(), strict=True):
+        atomic_text(path, render(table))
+    return paths
+
+
+def cell_text(value: Any, digits: int = 3) -> str:
+    """A cell as people read it."""
+    if isinstance(value, list | tuple):
+        low, high = (cell_text(item, digits) for item in value)
+        return f"{low} to {high}" if low or high else ""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float):
+        return f"{value:.{digits}f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def to_csv(table: Table) -> str:
+    """All digits, blank for undefined, the keys as headings."""
+    rows = [_flat(table.columns, row) for row in table.rows]
+    names = list(dict.fromkeys(name for row in rows for name in row)) or [column.key for column in table.columns]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _flat(columns: Sequence[Column], row: Mapping[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for column in columns:
+        value = row.get(column.key)
+        if isinstance(value, list | tuple):
+            result |= {f"{column.key}_low": _number(value[0]), f"{column.key}_high": _number(value[1])}
+        else:
+            result[column.key] = _number(value)
+    return result
+
+
+def _number(value: Any) -> Any:
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
+
+
+def to_text(table: Table) -> str:
+    """For a terminal: aligned columns, then the notes."""
+    titles, cells, left = _parts(table)
+    widths = [max(len(row[k]) for row in [titles, *cells]) for k in range(len(titles))]
+    lines = [
+        "  ".join(text.ljust(width) if is_left else text.rjust(width) for text, width, is_left in columns).rstrip()
+        for columns in (zip(row, widths, left, strict=True) for row in [titles, *cells])
+    ]
+    return "\n".join([table.title, "", *lines, *(["", *table.notes] if table.notes else [])])
+
+
+def to_markdown(table: Table) -> str:
+    titles, cells, left = _parts(table)
+    lines = [_markdown_row(titles), _markdown_row([":---" if is_left else "---:" for is_left in left], escape=False)]
+    lines += [_markdown_row(row) for row in cells]
+    notes = [f"- {_markdown(note)}" for note in table.notes]
+    return "\n".join([f"# {_markdown(table.title)}", "", *lines, *(["", *notes] if notes else [])]) + "\n"
+
+
+def _markdown_row(cells: Sequence[str], escape: bool = True) -> str:
+    return "| " + " | ".join(_markdown(cell) if escape else cell for cell in cells) + " |"
+
+
+def _markdown(text: str) -> str:
+    for mark in "\\|*_<`[":
+        text = text.replace(mark, "\\" + mark)
+    return " ".join(text.split())
+
+
+def to_latex(table: Table) -> str:
+    """A ``table`` environment for the package booktabs."""
+    titles, cells, left = _parts(table)
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{_latex(table.title)}}}",
+        rf"\begin{{tabular}}{{{''.join('l' if is_left else 'r' for is_left in left)}}}",
+        r"\toprule",
+        _latex_row(titles),
+        r"\midrule",
+        *(_latex_row(row) for row in cells),
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(rf"\par {_latex(note)}" for note in table.notes),
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(_latex(cell) for cell in cells) + r" \\"
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
+
+
+def to_html(table: Table) -> str:
+    """A page of its own that needs nothing else to open."""
+    title = html.escape(table.title)
+    notes = "\n".join(f"<p>{html.escape(note)}</p>" for note in table.notes)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
+        f"<div>\n{html_table(table)}\n</div>\n{notes}\n</body>\n</html>\n"
+    )
+
+
+def html_table(table: Table) -> str:
+    """Only the ``<table>`` element, for a larger page."""
+    titles, cells, left = _parts(table)
+    marks = [' class="text"' if is_left else "" for is_left in left]
+    head = "".join(f"<th{mark}>{html.escape(text)}</th>" for mark, text in zip(marks, titles, strict=True))
+    body = "\n".join(
+        "<tr>" + "".join(f"<td{m}>{html.escape(text)}</td>" for m, text in zip(marks, row, strict=True)) + "</tr>"
+        for row in cells
+    )
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+
+def _parts(table: Table) -> tuple[list[str], list[list[str]], list[bool]]:
+    """Headings, cells as text, and which columns hold text (aligned to the left)."""
+    titles = [column.title for column in table.columns]
+    cells = [[cell_text(row.get(column.key), column.digits) for column in table.columns] for row in table.rows]
+    left = [any(isinstance(row.get(column.key), str) for row in table.rows) for column in table.columns]
+    return titles, cells, left
