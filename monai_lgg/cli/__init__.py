@@ -8,9 +8,12 @@ Exit codes: 0 done; 1 an error, or findings / failed cases that need attention; 
 import click
 
 from monai_lgg import __version__
+from monai_lgg.cli.compare import compare, crossval, tune
 from monai_lgg.cli.data import data
 from monai_lgg.cli.options import ErrorGroup
+from monai_lgg.cli.report import explore, report
 from monai_lgg.cli.run import demo, evaluate, predict, train
+from monai_lgg.cli.shape import shape
 
 
 @click.group(cls=ErrorGroup)
@@ -18,10 +21,11 @@ from monai_lgg.cli.run import demo, evaluate, predict, train
 def main() -> None:
     """Segment lower-grade glioma in brain MRI with MONAI bundles. Research use only.
 
-    The journey: data -> train -> evaluate -> predict. Exit codes: 0 done, 1 error or failed cases, 2 wrong usage,
-    130 interrupted.
+    The journey: data -> train -> evaluate -> predict -> compare -> report. Exit codes: 0 done, 1 error or failed
+    cases, 2 wrong usage, 130 interrupted.
     """
 
 
-for command in (data, train, evaluate, predict, demo):
+data.add_command(explore)
+for command in (data, train, evaluate, predict, compare, crossval, tune, report, shape, demo):
     main.add_command(command)

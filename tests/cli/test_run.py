@@ -30,7 +30,7 @@ def test_help_is_quick_and_loads_neither_torch_nor_monai() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     words = [line.split()[0] for line in done.stdout.split("Commands:")[1].splitlines() if line.strip()]
-    assert words == ["data", "train", "evaluate", "predict", "demo"]
+    assert words == ["data", "train", "evaluate", "predict", "compare", "crossval", "tune", "report", "shape", "demo"]
 
 
 def test_evaluate_writes_tables_and_prints_the_baseline(run: Path, phantoms: Path, tmp_path: Path) -> None:
@@ -82,6 +82,8 @@ def test_evaluation_agrees_with_the_masks_that_predict_writes(run: Path, phantom
     ("args", "message"),
     [
         (["--set", "learning_rat=0.1"], "did you mean learning_rate?"),
+        (["--set", "network_def#_target_=BasicUnet"], "no component 'BasicUnet'; did you mean BasicUNet?"),
+        (["--set", "network_def#_target_=monai_lgg.ResUnet"], "did you mean monai_lgg.networks.resunet.ResUNet?"),
         (["--set", "network_def#feature=[8]"], "did you mean network_def#features?"),
         (["--set", "learning_rate"], "give key=value"),
         (["--device", "cuda"], "0 CUDA GPU"),

@@ -173,8 +173,10 @@ def test_wheel_holds_the_bundles_and_runs_from_there(tmp_path: Path) -> None:
     assert sorted(path.name for path in configs.iterdir()) == sorted(
         path.name for path in (bundles_dir() / "unet_cosine" / "configs").iterdir()
     )
-    sources = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "monai_lgg").rglob("*.py")}
-    assert sources == {path.relative_to(site) for path in (site / "monai_lgg").rglob("*.py")}
+    for pattern in ("*.py", "*.j2"):
+        sources = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "monai_lgg").rglob(pattern)}
+        assert sources == {path.relative_to(site) for path in (site / "monai_lgg").rglob(pattern)}
+    assert not (site / "monai_lgg" / "bundles" / "common").exists()
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); "
         "from monai_lgg.bundle import find_bundle; print(find_bundle('unet_cosine'))"

@@ -1,0 +1,84 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from monai_lgg import experiments
+from monai_lgg.experiments import agreed_settings, is_trained, own_split, training_progress, training_seconds
+from monai_lgg.splits import save_split, split_folds, split_patients
+from tests.fake_runs import write_checkpoint
+
+
+def test_settings_are_begun_and_must_agree(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "settings.json"
+    assert agreed_settings(path, {"budget": "3 epochs", "settings": ["a=1"]}) == {
+        "budget": "3 epochs",
+        "settings": ["a=1"],
+    }
+    path.write_text(json.dumps({**json.loads(path.read_text()), "timing": 2.5}))
+    assert agreed_settings(path, {"budget": "3 epochs", "settings": ["a=1"]})["timing"] == 2.5
+    with pytest.raises(ValueError, match=r"new was begun with budget '3 epochs', now '4 epochs'; repeat the first"):
+        agreed_settings(path, {"budget": "4 epochs", "settings": ["a=1"]})
+    with pytest.raises(ValueError, match=r"begun with settings \['a=1'\], now \[\]"):
+        agreed_settings(path, {"budget": "3 epochs", "settings": []})
+
+
+def test_split_of_an_output(phantoms: Path, tmp_path: Path) -> None:
+    save_split(split_folds(phantoms, 2), tmp_path / "given.json")
+    first = own_split(tmp_path / "a", phantoms, tmp_path / "given.json")
+    assert len(first.folds) == 2
+    assert own_split(tmp_path / "a", phantoms, None) == first
+    assert own_split(tmp_path / "b", phantoms, None) == split_patients(phantoms)
+    with pytest.raises(ValueError, match=r"b was begun with another split than .*given\.json; leave --split out"):
+        own_split(tmp_path / "b", phantoms, tmp_path / "given.json")
+
+
+def test_progress_of_a_run(tmp_path: Path) -> None:
+    assert training_progress(tmp_path) == {}
+    assert not is_trained(tmp_path)
+    write_checkpoint(tmp_path, epochs=3, max_epochs=9, best=0.25)
+    found = training_progress(tmp_path)
+    assert found == {"epochs": 3, "max_epochs": 9, "stopped_early": False, "best_epoch": 1, "best": 0.25}
+    (tmp_path / "models" / "checkpoint.pt").unlink()
+    experiments.write_settings(tmp_path / experiments.TRAINED, found)
+    assert training_progress(tmp_path) == found
+
+
+def test_lost_weights_are_never_replaced_silently(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, epochs=3, max_epochs=9)
+    with pytest.raises(FileNotFoundError, match=r"its weights .*model\.pt are gone; put the file back, or remove"):
+        is_trained(tmp_path)
+    torch.save({}, tmp_path / "models" / "model.pt")
+    assert not is_trained(tmp_path)  # interrupted: goes on
+    experiments.write_settings(tmp_path / experiments.TRAINED, {})
+    assert is_trained(tmp_path)
+    for path in (tmp_path / "models").iterdir():
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="are gone"):
+        is_trained(tmp_path)
+
+
+def test_training_seconds_leave_interruptions_out(tmp_path: Path) -> None:
+    assert training_seconds(tmp_path) is None
+    (tmp_path / "eval").mkdir()
+    for name, times in (("1", [100.0, 104.0, 110.5]), ("2", [5000.0, 5002.0])):
+        with (tmp_path / "eval" / f"events.out.tfevents.{name}").open("wb") as file:
+            writer = RecordWriter(file)
+            for wall_time in times:
+                writer.write(Event(wall_time=wall_time, step=1).SerializeToString())
+            writer.flush()
+    assert training_seconds(tmp_path) == pytest.approx(10.5 + 2.0)
+
+
+def test_facts_of_a_real_run(run: Path) -> None:
+    found = training_progress(run)
+    assert (found["epochs"], found["max_epochs"], found["stopped_early"]) == (2, 2, False)
+    seconds = training_seconds(run)
+    assert seconds is not None
+    assert 0 < seconds < 600
+    state = torch.load(run / "models" / "model.pt", weights_only=True)
+    weights = sum(v.numel() for k, v in state.items() if "running" not in k and "num_batches" not in k)
+    assert experiments.parameter_count(run) == weights
