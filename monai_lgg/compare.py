@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 SETTINGS = "comparison-settings.json"
 #: NAME:KEY=VALUE; ``::`` belongs to a key.
 _LABELLED = re.compile(r"([^=:]+):(?!:)([^=]+=.*)", re.DOTALL)
+#: Settings of a run that do not change its recipe, or stand in columns of their own.
+_NO_CHANGE = ("dataset_dir", "max_epochs", "fold", "split_file")
 
 
 @dataclass(frozen=True)
@@ -305,6 +307,7 @@ def _facts(entry: Entry, results: Results) -> dict[str, Any]:
         **{key: trained.get(key) for key in ("epochs", "max_epochs", "stopped_early")},
         "training_seconds": training_seconds(entry.run),
         "distance_unit": results.summary["distance_unit"],
+        "changed": {key: value for key, value in bundles.stored_settings(entry.run).items() if key not in _NO_CHANGE},
         "run": str(entry.run),
         "results": str(entry.results),
     }

@@ -146,7 +146,7 @@ def notes(
         f"Figures are means over {summary['patients']} test patients ({summary['slices']} slices, split by "
         f"{summary['split_level']}). A prediction that is always empty has a slice Dice of {empty:.3f} where empty and "
         "rightly empty counts 1.",
-        *([f"Budget of each bundle: {budget}; its recipe is otherwise unchanged."] if budget else []),
+        *([f"Budget of each bundle: {budget}. Its recipe is unchanged but for what is named here."] if budget else []),
         *([TEST_NOTE] if len(rows) > 1 else []),
         CONVENTION_NOTE,
         *(note for row, following in itertools.pairwise(rows) for note in _test_notes(row, following)),
@@ -170,6 +170,8 @@ def _test_notes(row: Mapping[str, Any], following: Mapping[str, Any]) -> list[st
 
 def _row_notes(row: Mapping[str, Any]) -> list[str]:
     found = []
+    if row["changed"]:
+        found.append(f"{row['name']}: trained with {', '.join(f'{key} {of}' for key, of in row['changed'].items())}.")
     if row["missed"]:
         found.append(
             f"{row['name']}: {row['missed']} patient(s) where either the true or the predicted mask is empty; their "

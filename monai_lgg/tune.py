@@ -75,7 +75,7 @@ class Outcome:
     Args:
         number: of the best trial, with its best validation Dice and the values it was trained with (a loss as its
             fragment); None while no trial is complete.
-        states: name of a trial's state -> how many trials.
+        states: name of a trial's state -> how many trials; ``interrupted`` are those taken up again later.
         warning: of the split, when it leaks.
     """
 
@@ -181,7 +181,7 @@ def _retry(optuna: Any) -> Any:
 def _run_trials(optuna: Any, study: Any, task: Tuning, trials: int) -> None:
     """Trials begun count, whoever runs them; with none left to begin, wait until killed ones can be told."""
     states = optuna.trial.TrialState
-    idle_since = time.monotonic()
+    idle_since, waited = time.monotonic(), False
     while True:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_turn(task.output))  # until this process has begun a trial
@@ -192,10 +192,13 @@ def _run_trials(optuna: Any, study: Any, task: Tuning, trials: int) -> None:
             if waiting or len({_origin(trial) for trial in found}) < trials:
                 _run_one(optuna, study, task, len(found), stack.close)
                 _check_hope(study, states)
-                idle_since = time.monotonic()
+                idle_since, waited = time.monotonic(), False
                 continue
         if not running:
             return
+        if not waited:
+            _log.info(f"all trials are begun; waiting up to {GRACE_SECONDS + HEARTBEAT_SECONDS} s for killed ones")
+            waited = True
         if time.monotonic() - idle_since > GRACE_SECONDS + HEARTBEAT_SECONDS:
             _log.warning("all trials are begun; other processes are still running some, which the results then lack")
             return
@@ -205,6 +208,11 @@ def _run_trials(optuna: Any, study: Any, task: Tuning, trials: int) -> None:
 def _origin(trial: Any) -> int:
     """The number of the trial that this one takes up again, or its own."""
     return int(trial.system_attrs.get("failed_trial", trial.number))
+
+
+def _taken_up(trials: Sequence[Any]) -> set[int]:
+    """Numbers of the trials that were interrupted and go on, or went on, as later ones."""
+    return {int(number) for trial in trials for number in trial.system_attrs.get("retry_history", [])}
 
 
 def _run_one(optuna: Any, study: Any, task: Tuning, before: int, begun: Any) -> None:
@@ -228,7 +236,8 @@ def _run_one(optuna: Any, study: Any, task: Tuning, before: int, begun: Any) -> 
 
 def _check_hope(study: Any, states: Any) -> None:
     trials = study.get_trials(deepcopy=False)
-    failed = [trial for trial in trials if trial.state == states.FAIL]
+    again = _taken_up(trials)
+    failed = [trial for trial in trials if trial.state == states.FAIL and trial.number not in again]
     if len(failed) >= HOPELESS and not any(trial.state in (states.COMPLETE, states.PRUNED) for trial in trials):
         reason = failed[-1].user_attrs.get("error", "no reason is known")
         raise RuntimeError(f"all {len(failed)} trials so far failed, the last with: {reason}")
@@ -312,7 +321,8 @@ class Reporter:
 def _save_results(optuna: Any, study: Any, task: Tuning, warning: str) -> Outcome:
     """``best.json``, an overlay of the bundle's ``train.json``, and pictures of the study in ``plots``."""
     trials = study.get_trials(deepcopy=False)
-    states = dict(Counter(trial.state.name.lower() for trial in trials))
+    again = _taken_up(trials)
+    states = dict(Counter("interrupted" if t.number in again else t.state.name.lower() for t in trials))
     if "complete" not in states:
         return Outcome(None, None, {}, states, warning)
     best = study.best_trial

@@ -1,5 +1,6 @@
 """Stand-ins for training and evaluation: the files of the real ones at once, to test the logic around them."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,7 @@ def install(monkeypatch: pytest.MonkeyPatch, **wrong: int) -> Fakes:
     fakes = Fakes(wrong)
     monkeypatch.setattr(bundles, "train", fakes.train)
     monkeypatch.setattr(bundles, "evaluate", fakes.evaluate)
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # slow, and nothing large is made here
     return fakes
 
 

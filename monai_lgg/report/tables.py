@@ -16,12 +16,15 @@ _LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
 }  # fmt: skip
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #1a1a1a; }
+@page { size: landscape; }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 110rem; padding: 0 1rem; color: #1a1a1a; }
 div { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th, td { padding: .35rem .75rem; border-bottom: 1px solid #ccc; text-align: right; }
-th { border-bottom: 2px solid #444; vertical-align: bottom; }
+p { max-width: 60rem; }
+table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem .5rem; border-bottom: 1px solid #ccc; text-align: right; white-space: nowrap; }
+th { border-bottom: 2px solid #444; vertical-align: bottom; white-space: normal; }
 .text { text-align: left; }
+@media print { div { overflow: visible; } table { font-size: .5rem; } }
 """
 
 
@@ -75,24 +78,15 @@ def cell_text(value: Any, digits: int = 3) -> str:
 
 def to_csv(table: Table) -> str:
     """All digits, blank for undefined, the keys as headings."""
-    rows = [_flat(table.columns, row) for row in table.rows]
-    names = list(dict.fromkeys(name for row in rows for name in row)) or [column.key for column in table.columns]
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    intervals = {c.key for c in table.columns if any(isinstance(row.get(c.key), list | tuple) for row in table.rows)}
+    keys = [[f"{c.key}_low", f"{c.key}_high"] if c.key in intervals else [c.key] for c in table.columns]
+    writer.writerow([key for group in keys for key in group])
+    for row in table.rows:
+        values = [(row.get(c.key) or [None, None]) if c.key in intervals else [row.get(c.key)] for c in table.columns]
+        writer.writerow([_number(value) for group in values for value in group])
     return text.getvalue()
-
-
-def _flat(columns: Sequence[Column], row: Mapping[str, Any]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for column in columns:
-        value = row.get(column.key)
-        if isinstance(value, list | tuple):
-            result |= {f"{column.key}_low": _number(value[0]), f"{column.key}_high": _number(value[1])}
-        else:
-            result[column.key] = _number(value)
-    return result
 
 
 def _number(value: Any) -> Any:
@@ -129,18 +123,19 @@ def _markdown(text: str) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A ``table`` environment for the package booktabs."""
+    """A ``table`` environment of the text's width; needs the packages booktabs and graphicx."""
     titles, cells, left = _parts(table)
     lines = [
         r"\begin{table}",
         rf"\caption{{{_latex(table.title)}}}",
+        r"\resizebox{\textwidth}{!}{%",
         rf"\begin{{tabular}}{{{''.join('l' if is_left else 'r' for is_left in left)}}}",
         r"\toprule",
         _latex_row(titles),
         r"\midrule",
         *(_latex_row(row) for row in cells),
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}}",
         *(rf"\par {_latex(note)}" for note in table.notes),
         r"\end{table}",
     ]

@@ -82,7 +82,7 @@ def test_evaluation_agrees_with_the_masks_that_predict_writes(run: Path, phantom
     ("args", "message"),
     [
         (["--set", "learning_rat=0.1"], "did you mean learning_rate?"),
-        (["--set", "network_def#_target_=BasicUnet"], "no component 'BasicUnet'; did you mean BasicUNet?"),
+        (["--set", "network_def#_target_=BasicUNt"], "no component 'BasicUNt'; did you mean BasicU"),
         (["--set", "network_def#_target_=monai_lgg.ResUnet"], "did you mean monai_lgg.networks.resunet.ResUNet?"),
         (["--set", "network_def#feature=[8]"], "did you mean network_def#features?"),
         (["--set", "learning_rate"], "give key=value"),

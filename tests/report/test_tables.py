@@ -51,6 +51,11 @@ def test_csv_keeps_all_digits_and_splits_intervals() -> None:
     ]
 
 
+def test_csv_of_a_missing_interval() -> None:
+    columns = [Column("ci", "CI")]
+    assert to_csv(Table("t", columns, [{"ci": [1.0, 2.0]}, {"ci": None}])) == "ci_low,ci_high\n1.0,2.0\n,\n"
+
+
 def test_csv_without_rows_has_its_heading() -> None:
     assert to_csv(Table("empty", TABLE.columns, [])) == "name,dice,ci,weights\n"
 
