@@ -10,6 +10,7 @@ import csv
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -164,7 +165,13 @@ def make_patient(
 
 
 def write_patients(
-    root: Path, patients: int, *, seed: int = 0, size: tuple[int, int] = (256, 256), slices: int | None = None
+    root: Path,
+    patients: int,
+    *,
+    seed: int = 0,
+    size: tuple[int, int] = (256, 256),
+    slices: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> list[str]:
     """Write patients 0 to ``patients - 1`` and ``data.csv`` below ``root`` in the public ``kaggle_3m`` layout.
 
@@ -176,6 +183,7 @@ def write_patients(
         seed: of the whole cohort.
         size: (H, W) in pixels.
         slices: per patient; None draws 16 to 28 for each.
+        progress: called with (done, total) after each patient.
     Returns:
         The patients' folder names, in index order; ``data.csv`` lists exactly these.
     Raises:
@@ -193,6 +201,8 @@ def write_patients(
             _check_same(root / _name(index), label)
         else:
             _write_patient(root, make_patient(index, seed=seed, size=size, slices=slices), label)
+        if progress is not None:
+            progress(index + 1, patients)
     _write_table(root, patients, seed)
     return [_name(index) for index in range(patients)]
 

@@ -280,3 +280,10 @@ def test_bad_arguments_write_nothing(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         write_patients(tmp_path / "new", **arguments)
     assert not (tmp_path / "new").exists()
+
+
+def test_progress_counts_every_patient(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    for _ in range(2):  # the second time they are there already
+        write_patients(tmp_path, 2, seed=1, size=(64, 64), slices=1, progress=lambda *of: seen.append(of))
+    assert seen == [(1, 2), (2, 2)] * 2

@@ -83,9 +83,14 @@ def _echo_report(report: "DataReport") -> None:
 @common_options
 def synth(directory: Path, patients: int, seed: int, size: tuple[int, int], slices: int | None, quiet: bool) -> None:
     """Write synthetic patients to DIR."""
+    from tqdm import tqdm
+
     from monai_lgg.phantom import write_patients
 
-    names = write_patients(directory, patients, seed=seed, size=size, slices=slices)
+    with tqdm(desc="synth", unit="patient", total=patients, disable=quiet, leave=False) as bar:
+        names = write_patients(
+            directory, patients, seed=seed, size=size, slices=slices, progress=lambda done, _: bar.update(done - bar.n)
+        )
     click.echo(f"{len(names)} synthetic patients in {directory}")
 
 
