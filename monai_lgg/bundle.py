@@ -7,7 +7,7 @@ import logging
 import os
 import pydoc
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -182,21 +182,29 @@ def _check_target(name: str) -> None:
 def workflow(root: Path, configs: list[str], kind: str, run_id: str, overrides: Mapping[str, Any]) -> ConfigWorkflow:
     """A bundle's configuration files, merged in order, as an initialized workflow.
 
-    A run's own settings (``configs/overrides.json``) come after the files, ``overrides`` last.
+    A run's own settings (``configs/overrides.json``) come after the files, ``overrides`` last. A setting of a component
+    that these files do not have (``train#inferer#amp`` in an inference) is left out.
     """
-    files = [str(root / "configs" / name) for name in [*configs, OVERRIDES] if (root / "configs" / name).is_file()]
+    files = [root / "configs" / name for name in configs if (root / "configs" / name).is_file()]
+    known = read_config(files)
+    own = {key: value for key, value in stored_settings(root).items() if _has_parent(known, key)}
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it prints to standard output
     flow = ConfigWorkflow(
-        config_file=files,
+        config_file=[str(file) for file in files],
         meta_file=str(root / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type=kind,
         run_id=run_id,
         bundle_root=str(root),
-        **overrides,
+        **{**own, **overrides},
     )
     flow.initialize()
     return flow
+
+
+def _has_parent(config: ConfigParser, key: str) -> bool:
+    parent = key.rpartition("#")[0]
+    return not parent or parent in config
 
 
 def prepare_run(bundle: Path, run: Path, overrides: Mapping[str, Any]) -> None:
@@ -261,6 +269,7 @@ def train(
     settings: tuple[str, ...] = (),
     device: str = "auto",
     progress: bool = True,
+    before_run: Callable[[ConfigParser], None] | None = None,
 ) -> Path:
     """Train ``bundle`` in the folder ``run``, or go on where an earlier call was stopped.
 
@@ -271,6 +280,7 @@ def train(
             ``eval/split.json`` and TensorBoard events in ``eval``.
         split_file: None makes a patient-level split.
         settings: ``key=value`` overrides of the configuration.
+        before_run: is called with the parsed configuration when all is built, for example to attach a handler.
     Returns:
         Path of the best weights.
     """
@@ -295,6 +305,8 @@ def train(
         {"device_name": device, "show_progress": progress},
     )
     try:
+        if before_run is not None:
+            before_run(flow.parser)
         flow.run()
     finally:
         flow.finalize()

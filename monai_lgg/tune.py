@@ -23,7 +23,7 @@ from monai_lgg import bundle as bundles
 from monai_lgg.errors import deepest
 from monai_lgg.experiments import agreed_settings, own_split, split_hash, training_progress, write_settings
 from monai_lgg.search_space import Parameter, parse_parameter, setting_text, values_of
-from monai_lgg.splits import leakage_in_words, read_split, save_split
+from monai_lgg.splits import leakage_in_words
 
 _log = logging.getLogger(__name__)
 
@@ -274,26 +274,24 @@ def _train_trial(optuna: Any, task: Tuning, trial: Any, run: Path, values: dict[
 
 def _train(task: Tuning, run: Path, values: dict[str, Any], trial: Any) -> bool:
     """Train in ``run`` and report each validation to the trial; True if it was pruned."""
-    overrides = {
-        **bundles.stored_settings(task.bundle),
-        "dataset_dir": str(task.dataset_dir.resolve()),
-        **bundles.parse_settings(task.settings, [task.bundle / "configs" / "train.json"]),
-        **({"max_epochs": task.epochs} if task.epochs else {}),
-        **values,
-    }
-    bundles.prepare_run(task.bundle, run, overrides)
-    if not (run / "eval" / "split.json").exists():
-        save_split(read_split(task.output / "split.json"), run / "eval" / "split.json")
-    flow = bundles.workflow(
-        run, ["train.json"], "train", "training", {"device_name": task.device, "show_progress": task.progress}
+    reporters = []
+
+    def attach(config: Any) -> None:
+        reporters.append(Reporter(trial, config.get_parsed_content("train#trainer")))
+        reporters[0].attach(config.get_parsed_content("validate#evaluator"))
+
+    epochs = {"max_epochs": task.epochs} if task.epochs else {}
+    bundles.train(
+        task.bundle,
+        task.dataset_dir,
+        run,
+        split_file=task.output / "split.json",
+        settings=(*task.settings, *(setting_text(key, value) for key, value in {**epochs, **values}.items())),
+        device=task.device,
+        progress=task.progress,
+        before_run=attach,
     )
-    try:
-        reporter = Reporter(trial, flow.parser.get_parsed_content("train#trainer"))
-        reporter.attach(flow.parser.get_parsed_content("validate#evaluator"))
-        flow.run()
-    finally:
-        flow.finalize()
-    return reporter.pruned
+    return reporters[0].pruned
 
 
 class Reporter:

@@ -9,10 +9,11 @@ import pytest
 import tifffile
 import torch
 
-from monai_lgg import inference
+from monai_lgg import saving
 from monai_lgg.bundle import prepare_run
 from monai_lgg.cases import read_labels, read_patients
-from monai_lgg.inference import measure, predict, prediction_records, sequences_record, write_table
+from monai_lgg.inference import predict, prediction_records, sequences_record, write_table
+from monai_lgg.saving import measure
 
 
 class BrightFlair(torch.nn.Module):
@@ -186,13 +187,13 @@ def test_a_bad_case_stops_nothing_and_finished_ones_are_skipped(threshold_bundle
 
 def test_each_case_is_predicted_once(threshold_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[str] = []
-    save = inference.SaveCased._save
+    save = saving.SaveCased._save
 
-    def counted(self: inference.SaveCased, record: dict, probability: object) -> None:
+    def counted(self: saving.SaveCased, record: dict, probability: object) -> None:
         saved.append(record["case"])
         save(self, record, probability)
 
-    monkeypatch.setattr(inference.SaveCased, "_save", counted)
+    monkeypatch.setattr(saving.SaveCased, "_save", counted)
     for name in "abc":
         write_patient(tmp_path / "in", name, pattern(32, 40, 1))
     predict(prediction_records(tmp_path / "in"), threshold_bundle, tmp_path / "out")
@@ -267,14 +268,14 @@ def test_no_space_left_stops_and_keeps_finished_cases(
     root, out = tmp_path / "in", tmp_path / "out"
     for name in "ab":
         write_patient(root, name, pattern(32, 40, 1))
-    write = inference.write_tiff
+    write = saving.write_tiff
 
     def full(path: Path, *args: object) -> None:
         if path.parent.name == ".b.partial":
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(inference, "write_tiff", full)
+    monkeypatch.setattr(saving, "write_tiff", full)
     with pytest.raises(OSError, match="No space left"):
         predict(prediction_records(root), threshold_bundle, out)
     assert sorted(path.name for path in out.iterdir()) == ["a", "results.csv"]
@@ -340,3 +341,11 @@ def test_volume_knows_the_unit_of_length(unit: int, volume_ml: float) -> None:
 def test_table_of_no_cases(tmp_path: Path) -> None:
     write_table(tmp_path, [])
     assert (tmp_path / "results.csv").read_text().startswith("case,status")
+
+
+def test_a_run_with_a_setting_of_its_training_alone_predicts(threshold_bundle: Path, tmp_path: Path) -> None:
+    overrides = threshold_bundle / "configs" / "overrides.json"
+    overrides.write_text(json.dumps({**json.loads(overrides.read_text()), "train#inferer#amp": False}))
+    patient = write_patient(tmp_path, "P_1", pattern(20, 24, 2))
+    (result,) = predict(prediction_records(patient), threshold_bundle, tmp_path / "out", device="cpu")
+    assert result.status == "done"

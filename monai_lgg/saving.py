@@ -1,0 +1,156 @@
+"""The files that each predicted case gets."""
+
+import json
+import os
+import shutil
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Orientation
+from scipy.ndimage import generate_binary_structure, label
+
+from monai_lgg.io.atomic import atomic_text
+from monai_lgg.io.nifti import is_nifti, mm_per_unit, write_nifti
+from monai_lgg.io.reader import CaseReader
+from monai_lgg.io.tiff import write_tiff
+from monai_lgg.report.overlay import save_contact_sheet
+from monai_lgg.transforms import flair_channel
+
+#: (row, column, slice) of radiological display, the order of the public TIFF slices.
+DISPLAY_AXES = "PLS"
+FORMATS = ("auto", "tiff", "nifti")
+RESULT = "result.json"
+
+
+class SaveCased(MapTransform):
+    """Writes one case's files into ``<output_dir>/<case>/``, which appears only when all of them are whole.
+
+    The mask (``<case>_<n>_mask.tif`` a slice, uint8 0/255; or ``<case>_mask.nii.gz``, uint8 0/1), probabilities by
+    option, ``overlay.png`` and ``result.json``.
+
+    Args:
+        keys: of the probabilities (1, X, Y, Z) in the geometry of the input.
+        output_dir: parent of the case folders.
+        output_format: ``tiff``, ``nifti`` or ``auto`` (as the input).
+        threshold: probability from which a voxel is tumour.
+        probabilities: write them too, as float32.
+        overlay: write ``overlay.png``.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str,
+        output_format: str = "auto",
+        threshold: float = 0.5,
+        probabilities: bool = False,
+        overlay: bool = True,
+    ) -> None:
+        super().__init__(keys)
+        if output_format not in FORMATS:
+            raise ValueError(f"output_format {output_format!r} is not one of {', '.join(FORMATS)}")
+        if not 0 < threshold < 1:
+            raise ValueError(f"threshold {threshold} is not between 0 and 1")
+        self.output_dir = Path(output_dir)
+        self.output_format = output_format
+        self.threshold = threshold
+        self.probabilities = probabilities
+        self.overlay = overlay
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        record = dict(data)
+        for key in self.key_iterator(record):
+            self._save(record, record[key])
+        return record
+
+    def _save(self, record: Mapping[Hashable, Any], probability: Any) -> None:
+        case = str(record["case"])
+        final, partial = self.output_dir / case, self.output_dir / f".{case}.partial"
+        if final.exists() and not (final / RESULT).is_file():
+            raise FileExistsError(f"{final} exists and is no result of monai-lgg; choose another output folder")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            self._write(partial, case, record, probability)
+            if final.exists():
+                shutil.rmtree(final)
+            os.replace(partial, final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _write(self, folder: Path, case: str, record: Mapping[Hashable, Any], probability: Any) -> None:
+        meta = probability.meta
+        values = probability[0].float().cpu().numpy()
+        mask = values >= self.threshold
+        source = "nifti" if is_nifti(str(meta["filename_or_obj"])) else "tiff"
+        chosen = source if self.output_format == "auto" else self.output_format
+        numbers = [int(n) for n in record.get("slices", [])]
+        write = _write_nifti if chosen == "nifti" else _write_tiff
+        write(folder, f"{case}{{}}_mask", mask.astype(np.uint8), meta, numbers, 255 if chosen == "tiff" else 1)
+        if self.probabilities:
+            write(folder, f"{case}{{}}_prob", values, meta, numbers, 1)
+        if self.overlay:
+            self._overlay(folder / "overlay.png", case, record, mask, meta)
+        made_from = json.loads(record["made_from"]) if "made_from" in record else None
+        result = {"case": case, "format": chosen, "threshold": self.threshold, **measure(mask, meta)}
+        result["made_from"] = made_from
+        atomic_text(folder / RESULT, json.dumps(result, indent=1) + "\n")
+
+    def _overlay(self, path: Path, case: str, record: Mapping[Hashable, Any], mask: np.ndarray, meta: Any) -> None:
+        truth = None
+        if record.get("truth"):
+            truth = CaseReader().get_data([str(item) for item in record["truth"]])[0][..., 0] > 0
+        flair = flair_channel(record["image"])  # already in display order
+        affine = np.asarray(meta["affine"])
+        save_contact_sheet(
+            path, case, flair, to_display(mask, affine), truth, [int(n) for n in record.get("slices", [])]
+        )
+
+
+def to_display(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """(X, Y, Z) with its RAS affine -> (row, column, slice) as shown on screen."""
+    moved = Orientation(axcodes=DISPLAY_AXES, labels=None)(_meta_tensor(volume, affine))
+    return np.asarray(moved)[0]
+
+
+def _meta_tensor(volume: np.ndarray, affine: np.ndarray) -> Any:
+    return MetaTensor(torch.as_tensor(np.ascontiguousarray(volume))[None], affine=torch.as_tensor(affine))
+
+
+def _write_tiff(folder: Path, name: str, volume: np.ndarray, meta: Any, numbers: list[int], scale: int) -> None:
+    shown = to_display(volume, np.asarray(meta["affine"]))
+    single = not numbers and shown.shape[2] == 1
+    for k, number in enumerate(numbers or range(1, shown.shape[2] + 1)):
+        pixels = shown[..., k] * scale if scale != 1 else shown[..., k]
+        path = folder / (name.format("" if single else f"_{number}") + ".tif")
+        write_tiff(path, pixels.astype(volume.dtype), meta.get("resolution"))
+
+
+def _write_nifti(folder: Path, name: str, volume: np.ndarray, meta: Any, numbers: list[int], scale: int) -> None:
+    write_nifti(folder / f"{name.format('')}.nii.gz", volume, dict(meta))
+
+
+def measure(mask: np.ndarray, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Size and number of components of a mask; volume only where the spacing is known.
+
+    Args:
+        mask: bool (X, Y, Z).
+    """
+    components = int(label(mask, structure=generate_binary_structure(3, 3))[1])  # 26-connected
+    voxels = int(np.count_nonzero(mask))
+    if not meta.get("spacing_known", False):
+        return {"voxels": voxels, "volume_ml": None, "components": components, "spacing_mm": None}
+    affine = np.asarray(meta["original_affine"], dtype=float)[:3, :3] * mm_per_unit(int(meta.get("xyzt_units", 0)))
+    spacing = np.linalg.norm(affine, axis=0)
+    volume_ml = voxels * abs(float(np.linalg.det(affine))) / 1000
+    return {
+        "voxels": voxels,
+        "volume_ml": round(volume_ml, 4),
+        "components": components,
+        "spacing_mm": [round(float(value), 6) for value in spacing],
+    }
