@@ -97,6 +97,7 @@ def time_epoch(bundle: Path, dataset_dir: Path, split_file: Path, settings: Mapp
                 "device_name": device,
                 "show_progress": False,
                 "val_interval": 1,
+                "early_stopping_patience": 0,
                 "train#data": _first(config["train"]["data"], PROBE_ITERATIONS * batch),
                 "validate#data": _first(config["validate"]["data"], PROBE_PATIENTS),
             },

@@ -70,3 +70,9 @@ def test_an_epoch_is_scaled_from_iterations_and_patients(
     # 30 slices in batches of 4 are 8 iterations; 2 of 3 validation patients took 1 s, every other epoch
     assert seconds == pytest.approx(8 * 2.0 + 1.5 / 2)
     assert logging.getLogger("monai_lgg.handlers").level == logging.NOTSET
+
+
+def test_a_recipe_that_stops_early_is_timed(phantoms: Path, tmp_path: Path) -> None:
+    save_split(split_patients(phantoms, (0.5, 0.3, 0.2)), tmp_path / "split.json")
+    settings = {"batch_size": 2, "image_size": [32, 32], "early_stopping_patience": 5}
+    assert time_epoch(find_bundle("unet_cosine"), phantoms, tmp_path / "split.json", settings, "cpu") > 0
