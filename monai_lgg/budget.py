@@ -56,6 +56,15 @@ def slices_of(split: Split, part: str, fold: int = 0) -> int:
     return sum(len(numbers) for numbers in split.part(part, fold).values())
 
 
+def slices_an_epoch(config: Any, split: Split, fold: int = 0) -> int:
+    """Slices of one epoch of training: all of the part, or as many as are drawn.
+
+    Args:
+        config: of the training, a dictionary or a ConfigParser; ``slices_per_epoch`` in it are drawn.
+    """
+    return int(config["slices_per_epoch"]) if "slices_per_epoch" in config else slices_of(split, "train", fold)
+
+
 def budget_epochs(budget: Budget, training_slices: int, seconds_per_epoch: float | None = None) -> int:
     """Whole epochs that fit into a budget, at least one.
 
@@ -88,6 +97,7 @@ def time_epoch(bundle: Path, dataset_dir: Path, split_file: Path, settings: Mapp
         save_split(split, run / "eval" / "split.json")
         config = bundles.read_config([run / "configs" / "train.json", run / "configs" / bundles.OVERRIDES])
         batch, interval, fold = (int(config[key]) for key in ("batch_size", "val_interval", "fold"))
+        drawn = {"slices_per_epoch": PROBE_ITERATIONS * batch} if "slices_per_epoch" in config else {}
         flow = bundles.workflow(
             run,
             ["train.json"],
@@ -98,6 +108,7 @@ def time_epoch(bundle: Path, dataset_dir: Path, split_file: Path, settings: Mapp
                 "show_progress": False,
                 "val_interval": 1,
                 "early_stopping_patience": 0,
+                **drawn,
                 "train#data": _first(config["train"]["data"], PROBE_ITERATIONS * batch),
                 "validate#data": _first(config["validate"]["data"], PROBE_PATIENTS),
             },
@@ -111,7 +122,7 @@ def time_epoch(bundle: Path, dataset_dir: Path, split_file: Path, settings: Mapp
         finally:
             lines.setLevel(before)
             flow.finalize()
-    training = iteration * math.ceil(slices_of(split, "train", fold) / batch)
+    training = iteration * math.ceil(slices_an_epoch(config, split, fold) / batch)
     return training + validation * slices_of(split, "validation", fold) / seen / interval
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_lgg import bundle as bundles
-from monai_lgg.budget import Budget, budget_epochs, slices_of, time_epoch
+from monai_lgg.budget import Budget, budget_epochs, slices_an_epoch, time_epoch
 from monai_lgg.errors import deepest
 from monai_lgg.experiments import (
     agreed_settings,
@@ -221,8 +221,9 @@ def _trained(
             _log.info(f"{name}: timing an epoch")
             timings[name] = time_epoch(bundle, task.dataset_dir, split_file, chosen, task.device)
             write_settings(task.output / SETTINGS, stored)
-        fold = chosen.get("fold", bundles.stored_settings(bundle).get("fold", 0))
-        epochs = budget_epochs(budget, slices_of(split, "train", fold), timings.get(name))
+        config = {**bundles.read_config([bundle / "configs" / "train.json"]).get(), **bundles.stored_settings(bundle)}
+        config |= chosen
+        epochs = budget_epochs(budget, slices_an_epoch(config, split, int(config["fold"])), timings.get(name))
         settings = (*settings, f"max_epochs={epochs}")
         _log.info(f"{name}: a budget of {budget} is {epochs} epoch(s)")
     _log.info(f"{name}: training in {run}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import EMAHandler
 from monai.data import set_rnd
 from monai.handlers import EarlyStopHandler
 from monai.utils import set_determinism
@@ -39,8 +40,33 @@ class EpochSeed:
         seed = self.seed + 100_003 * engine.state.epoch
         set_determinism(seed)
         set_rnd(self.dataset, seed=seed)
-        if self.sampler is not None:
+        if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(engine.state.epoch)
+
+
+class WeightAverage:
+    """Keeps a moving average of a network's weights, which is often better than the last ones.
+
+    Args:
+        momentum: share of the new weights at each iteration; 0 keeps no average.
+    Source: ignite.handlers.EMAHandler; batch statistics are averaged too.
+    """
+
+    def __init__(self, network: torch.nn.Module, momentum: float) -> None:
+        self._handler = EMAHandler(network, momentum, handle_buffers="update") if momentum > 0 else None
+        #: What to score and to keep: the average, or the network itself where no average is kept.
+        self.network = network if self._handler is None else self._handler.ema_model
+
+    def attach(self, engine: Engine) -> None:
+        if self._handler is not None:
+            self._handler.attach(engine)
+
+    def state_dict(self) -> dict[str, Any]:
+        return plain_state(self.network) if self._handler is not None else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self._handler is not None:
+            self.network.load_state_dict(state)
 
 
 class BestModelSaver:
@@ -48,12 +74,21 @@ class BestModelSaver:
 
     Unlike MONAI's CheckpointSaver it writes in one step (a kill never leaves half a file) and remembers the best
     value when training resumes. Attach to the evaluator.
+
+    Args:
+        keep: ``best``, or ``last`` for the newest: nothing is then chosen by the validation patients.
+        save: False for ranks other than 0.
+    Raises:
+        ValueError: another ``keep``.
     """
 
-    def __init__(self, network: torch.nn.Module, path: str, save: bool = True) -> None:
+    def __init__(self, network: torch.nn.Module, path: str, keep: str = "best", save: bool = True) -> None:
+        if keep not in ("best", "last"):
+            raise ValueError(f"keep {keep!r} must be best or last")
         self.network = network
         self.path = Path(path)
-        self.save = save  # False for ranks other than 0
+        self.keep = keep
+        self.save = save
         self.best = -math.inf
         self.best_epoch = 0
 
@@ -63,14 +98,15 @@ class BestModelSaver:
     def __call__(self, engine: Engine) -> None:
         state: Any = engine.state  # MONAI's engines add key_metric_name
         value = float(state.metrics[state.key_metric_name])
-        if math.isnan(value) or value <= self.best:
+        if self.keep == "best" and (math.isnan(value) or value <= self.best):
             return
         self.best, self.best_epoch = value, engine.state.epoch
         if not self.save:
             return
         weights = plain_state(self.network)
         atomic_write(self.path, lambda partial: torch.save(weights, partial))
-        _log.info(f"new best {state.key_metric_name} {value:.4f}: saved {self.path}")
+        if self.keep == "best":
+            _log.info(f"new best {state.key_metric_name} {value:.4f}: saved {self.path}")
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "best_epoch": self.best_epoch}

@@ -4,9 +4,15 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from monai.inferers import Inferer
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
+
+from monai_lgg.head import HEAD_FILL, HEAD_LEVEL
+
+#: Logit of what is no tissue: a probability of 3e-7.
+NOTHING = -15.0
 
 
 class MixedPrecisionInferer(Inferer):
@@ -68,6 +74,108 @@ class ResizeSliceInferer(Inferer):
             output = network(_resize(some, self.size), *args, **kwargs)
             outputs.append(_resize(output, some.shape[-2:]))
         return torch.cat(outputs)
+
+
+class ContextSliceInferer(Inferer):
+    """Runs a network on each slice with its neighbours, cut to the head, and puts the logits back in their places.
+
+    Slices that hold nothing but background, and what lies outside the head, get the logit :data:`NOTHING`. Where the
+    head is larger or smaller than any in training, the slices are resized for the network and its logits back.
+
+    Args:
+        neighbours: slices on each side; beyond the volume its first and last slice are repeated.
+        batch_size: slices a forward pass.
+        multiple: of the rows and columns that the network takes.
+        head_size: (smallest, largest) number of rows or columns, the larger of the two, that a head may take up as it
+            is; another head is resized to the nearer of them. None resizes nothing.
+        margin: pixels around the head.
+        mirror: average the logits with those of the image mirrored left to right.
+        background: intensity of the padding.
+    """
+
+    def __init__(
+        self,
+        neighbours: int = 1,
+        batch_size: int = 8,
+        multiple: int = 32,
+        head_size: Sequence[int] | None = None,
+        margin: int = 6,
+        mirror: bool = False,
+        background: float = -1.0,
+    ) -> None:
+        super().__init__()
+        self.neighbours = neighbours
+        self.batch_size = batch_size
+        self.multiple = multiple
+        self.head_size = head_size
+        self.margin = margin
+        self.mirror = mirror
+        self.background = background
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Args: inputs (1, C, H, W, D) in [-1, 1], or (1, C, H, W), a slice without neighbours. Returns logits."""
+        if inputs.ndim == 4:
+            return self(inputs.unsqueeze(-1), network, *args, **kwargs).squeeze(-1)
+        if len(inputs) != 1:
+            raise ValueError(f"{len(inputs)} volumes in a batch; give one, sizes differ")
+        slices = torch.as_tensor(inputs)[0].permute(3, 0, 1, 2)  # (D, C, H, W)
+        sized = self._sized(slices)
+        boxes = _head_boxes(sized)
+        logits = sized.new_full((len(sized), 1, *sized.shape[-2:]), NOTHING)
+        todo = [k for k, box in enumerate(boxes) if box is not None]
+        for start in range(0, len(todo), self.batch_size):
+            numbers = todo[start : start + self.batch_size]
+            rows, columns = _union([boxes[k] for k in numbers], self.margin, sized.shape[-2:])
+            stack = self._stack(sized[..., rows, columns], numbers)
+            logits[numbers, :, rows, columns] = self._forward(stack, network, *args, **kwargs)
+        return _resize(logits, slices.shape[-2:]).permute(1, 2, 3, 0).unsqueeze(0)
+
+    def _sized(self, slices: torch.Tensor) -> torch.Tensor:
+        boxes = [box for box in _head_boxes(slices) if box is not None]
+        if self.head_size is None or not boxes:
+            return slices
+        rows, columns = _union(boxes, 0, slices.shape[-2:])
+        found = max(rows.stop - rows.start, columns.stop - columns.start)
+        wanted = min(max(found, self.head_size[0]), self.head_size[1])
+        return _resize(slices, [max(1, round(length * wanted / found)) for length in slices.shape[-2:]])
+
+    def _stack(self, slices: torch.Tensor, numbers: list[int]) -> torch.Tensor:
+        """(B, C x (2 x neighbours + 1), rows, columns), sequence by sequence."""
+        steps = range(-self.neighbours, self.neighbours + 1)
+        around = [[min(max(k + step, 0), len(slices) - 1) for step in steps] for k in numbers]
+        return slices[torch.tensor(around)].transpose(1, 2).flatten(1, 2)
+
+    def _forward(self, stack: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        rows, columns = stack.shape[-2:]
+        after = (-columns % self.multiple, -rows % self.multiple)
+        padded = pad(stack, (0, after[0], 0, after[1]), value=self.background)
+        logits = network(padded, *args, **kwargs)
+        if self.mirror:
+            logits = (logits + network(padded.flip(-1), *args, **kwargs).flip(-1)) / 2
+        return logits[..., :rows, :columns]
+
+
+def _head_boxes(slices: torch.Tensor) -> list[tuple[slice, slice] | None]:
+    """Rows and columns of the head in each slice of (D, C, H, W), scaled to [-1, 1]; None where there is none."""
+    head = (slices > 2 * HEAD_LEVEL - 1).any(dim=1).float()
+    lines = [(head.mean(dim=across) > HEAD_FILL).cpu().numpy() for across in (2, 1)]
+    boxes: list[tuple[slice, slice] | None] = []
+    for rows, columns in zip(*lines, strict=True):
+        found = [np.flatnonzero(line) for line in (rows, columns)]
+        empty = any(len(line) == 0 for line in found)
+        boxes.append(None if empty else tuple(slice(int(line[0]), int(line[-1]) + 1) for line in found))  # type: ignore
+    return boxes
+
+
+def _union(boxes: Sequence[Any], margin: int, size: Sequence[int]) -> tuple[slice, slice]:
+    rows, columns = (
+        slice(
+            max(0, min(box[axis].start for box in boxes) - margin),
+            min(size[axis], max(box[axis].stop for box in boxes) + margin),
+        )
+        for axis in (0, 1)
+    )
+    return rows, columns
 
 
 def _resize(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

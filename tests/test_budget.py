@@ -76,3 +76,11 @@ def test_a_recipe_that_stops_early_is_timed(phantoms: Path, tmp_path: Path) -> N
     save_split(split_patients(phantoms, (0.5, 0.3, 0.2)), tmp_path / "split.json")
     settings = {"batch_size": 2, "image_size": [32, 32], "early_stopping_patience": 5}
     assert time_epoch(find_bundle("unet_cosine"), phantoms, tmp_path / "split.json", settings, "cpu") > 0
+
+
+def test_an_epoch_of_drawn_slices(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_split(split_patients(phantoms, (0.5, 0.3, 0.2)), tmp_path / "split.json")
+    monkeypatch.setattr(budget, "_time_one_epoch", lambda parser: (2.0, 1.0))
+    settings = {"batch_size": 4, "image_size": [64, 64], "crop_size": [64, 64], "slices_per_epoch": 100}
+    seconds = time_epoch(find_bundle("unet_25d"), phantoms, tmp_path / "split.json", settings, "cpu")
+    assert seconds == pytest.approx(25 * 2.0 + 1.5)

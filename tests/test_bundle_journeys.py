@@ -22,8 +22,9 @@ def small(name: str, *more: str) -> tuple[str, ...]:
     inside = bundles.read_config([bundles.find_bundle(name) / "configs" / "train.json"])
     widths = {"features": [8] * 6, "channels": [8] * len(inside["network_def"].get("channels", ()))}
     narrow = [f"network_def#{key}={widths[key]}" for key in widths if key in inside["network_def"]]
-    scratch = ("pretrained_weights=null",) if "pretrained_weights" in inside else ()
-    return ("image_size=[64,64]", "batch_size=16", *narrow, *scratch, *more)
+    less = {"pretrained_weights": "null", "crop_size": "[64,64]", "slices_per_epoch": "32"}
+    own = [f"{key}={value}" for key, value in less.items() if key in inside]
+    return ("image_size=[64,64]", "batch_size=16", *narrow, *own, *more)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -41,7 +42,7 @@ def test_trains_evaluates_and_predicts(name: str, phantoms: Path, tmp_path: Path
     assert {read_tiff(mask).shape for mask in masks} == {(64, 64)}
 
 
-@pytest.mark.parametrize("name", ["unet_dice", "unet_128"])
+@pytest.mark.parametrize("name", ["unet_dice", "unet_128", "unet_25d"])
 def test_resumed_training_is_the_uninterrupted_one(
     name: str, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
+from torch.utils.data import default_collate
 
 from monai_lgg.bundle import bundle_names, bundles_dir, read_config
 from scripts.build_bundles import bundle_files
@@ -111,13 +112,19 @@ def test_preprocessing_gives_what_the_network_takes(bundle: Path, phantoms: Path
     meta = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
     parser = read_config([bundle / "configs" / "train.json"])
     changes = {"bundle_root": str(bundle), "dataset_dir": str(phantoms), "output_dir": str(tmp_path), "cache_rate": 0.0}
-    for key, value in {**changes, "image_size": [64, 64]}.items():
+    for key, value in {**changes, "image_size": [64, 64], "crop_size": [64, 64]}.items():
         parser[key] = value
     items = parser.get_parsed_content("train#dataset")
+    prepare = parser.get_parsed_content("prepare_batch")
+    batch = prepare(default_collate([items[2], items[3]]), "cpu", False)
     volume = parser.get_parsed_content("validate#dataset")[0]
     low, high = meta["value_range"]
-    for image, label in [(item["image"], item["label"]) for item in (items[2], items[3], volume)]:
-        assert image.shape[0] == meta["num_channels"]
+    sequences = meta["num_channels"] // (1 + 2 * parser.get("neighbours", 0))
+    for image, label, channels in [
+        *((image, label, meta["num_channels"]) for image, label in zip(*batch, strict=True)),
+        (volume["image"], volume["label"], sequences),
+    ]:
+        assert image.shape[0] == channels
         assert label.shape[0] == 1
         assert image.shape[1:3] == label.shape[1:3] == (64, 64)
         assert image.dtype == label.dtype == torch.float32

@@ -25,6 +25,7 @@ from monai_lgg.handlers import (
     OutlineImages,
     ResumableEarlyStop,
     TrainingState,
+    WeightAverage,
     log_config,
     plain_state,
 )
@@ -346,3 +347,45 @@ def test_a_training_that_stopped_early_is_not_taken_up_again(tmp_path: Path) -> 
 
     assert trained(stop_at=2) == 2
     assert trained(stop_at=9) == 0
+
+
+def test_the_last_model_is_kept_whatever_its_score(tmp_path: Path) -> None:
+    network = torch.nn.Linear(1, 1, bias=False)
+    saver = BestModelSaver(network, str(tmp_path / "model.pt"), keep="last")
+    for epoch, value in enumerate([0.5, 0.1, math.nan], start=1):
+        torch.nn.init.constant_(network.weight, epoch)
+        saver(scored(value, epoch))
+        assert torch.load(saver.path, weights_only=True)["weight"].item() == epoch
+    with pytest.raises(ValueError, match="keep 'first' must be best or last"):
+        BestModelSaver(network, "model.pt", keep="first")
+
+
+def test_weight_average_by_hand_and_its_state() -> None:
+    network = torch.nn.BatchNorm1d(1)
+    average = WeightAverage(network, 0.25)
+    assert average.network is not network
+    values = iter([2.0, 4.0])
+
+    def step(engine: Engine, batch: Any) -> None:
+        value = next(values)
+        for tensor in (network.weight.data, network.running_mean):
+            torch.nn.init.constant_(tensor, value)
+
+    engine = Engine(step)
+    average.attach(engine)
+    engine.run([0, 1])
+    # weights begin at 1: 0.75 * 1 + 0.25 * 2 = 1.25; 0.75 * 1.25 + 1 = 1.9375. Means begin at 0: 0.5; 1.375
+    assert average.network.weight.item() == pytest.approx(1.9375)
+    assert average.network.running_mean.item() == pytest.approx(1.375)  # type: ignore[operator, union-attr]
+    other = WeightAverage(torch.nn.BatchNorm1d(1), 0.25)
+    other.load_state_dict(average.state_dict())
+    assert other.network.weight.item() == pytest.approx(1.9375)
+
+
+def test_no_average_is_the_network_itself() -> None:
+    network = torch.nn.Linear(1, 1)
+    average = WeightAverage(network, 0)
+    average.attach(Engine(lambda engine, batch: None))
+    average.load_state_dict(average.state_dict())
+    assert average.network is network
+    assert average.state_dict() == {}

@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from monai.inferers import Inferer, SimpleInferer, SliceInferer, SlidingWindowInferer
 
-from monai_lgg.inferers import MixedPrecisionInferer, ResizeSliceInferer
+from monai_lgg.datasets import VolumeSlices
+from monai_lgg.inferers import ContextSliceInferer, MixedPrecisionInferer, ResizeSliceInferer
 
 
 class Recorder(torch.nn.Module):
@@ -98,3 +100,90 @@ def test_shrinking_averages_what_it_merges() -> None:
     small: list[torch.Tensor] = []
     ResizeSliceInferer((8, 8))(board[None, None].float(), lambda batch: (small.append(batch), batch)[1])
     assert small[0][0, 0, 2:-2, 2:-2].sub(0.5).abs().max() < 0.05
+
+
+class Middle(torch.nn.Module):
+    """The middle slice of the second sequence, times ten; sizes that it is given are noted."""
+
+    def __init__(self, channel: int = 4) -> None:
+        super().__init__()
+        self.channel = channel
+        self.sizes: list[tuple[int, ...]] = []
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(tuple(batch.shape))
+        return batch[:, self.channel : self.channel + 1] * 10
+
+
+def head_volume(rows: int = 70, columns: int = 60, slices: int = 7) -> torch.Tensor:
+    """(1, 3, rows, columns, slices): heads that differ in each pixel; the first slice is empty."""
+    volume = torch.full((1, 3, rows, columns, slices), -1.0)
+    inner = torch.rand(1, 3, 40, 30, slices - 1, generator=torch.Generator().manual_seed(2))
+    volume[:, :, 20:60, 5:35, 1:] = inner
+    return volume
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 16])
+@pytest.mark.parametrize("mirror", [False, True])
+def test_context_gives_each_pixel_its_place(batch_size: int, mirror: bool) -> None:
+    volume, network = head_volume(), Middle()
+    logits = ContextSliceInferer(batch_size=batch_size, margin=0, mirror=mirror)(volume, network)
+    assert logits.shape == (1, 1, 70, 60, 7)
+    torch.testing.assert_close(logits[..., 20:60, 5:35, 1:], volume[:, 1:2, 20:60, 5:35, 1:] * 10)
+    outside = torch.ones_like(logits, dtype=torch.bool)
+    outside[..., 20:60, 5:35, 1:] = False
+    assert logits[outside].unique().tolist() == [-15]
+    assert {size[1:] for size in network.sizes} == {(9, 64, 32)}
+    assert sum(size[0] for size in network.sizes) == 6 * (1 + mirror)
+
+
+@pytest.mark.parametrize(("channel", "step"), [(0, -1), (3, -1), (5, 1), (8, 1)])
+def test_neighbours_and_sequences_are_in_order(channel: int, step: int) -> None:
+    volume = head_volume()
+    logits = ContextSliceInferer(margin=0)(volume, Middle(channel))
+    for k in range(1, 7):
+        beside = min(max(k + step, 0), 6)
+        expected = volume[0, channel // 3, 20:60, 5:35, beside] * 10
+        torch.testing.assert_close(logits[0, 0, 20:60, 5:35, k], expected)
+
+
+def test_training_and_inference_stack_alike() -> None:
+    volume = head_volume(slices=4)
+    data = VolumeSlices(
+        [{"image": volume[0].numpy(), "label": np.zeros((1, 70, 60, 4)), "intensity_range": [(-1, 1)] * 3}],
+        lambda record: record,
+        (40, 30),
+    )
+    stacks: list[torch.Tensor] = []
+    ContextSliceInferer(margin=0, multiple=1)(volume, lambda stack: (stacks.append(stack), stack[:, :1])[1])
+    for k in range(3):
+        torch.testing.assert_close(stacks[0][k], data[k + 1]["image"])
+
+
+def test_a_large_head_is_resized_and_its_logits_come_back() -> None:
+    big = head_volume().repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
+    network = Middle()
+    logits = ContextSliceInferer(head_size=(30, 40), margin=0)(big, network)
+    assert logits.shape == (1, 1, 280, 240, 7)
+    assert {size[2:] for size in network.sizes} == {(64, 32)}  # 160 x 120 pixels of head became 40 x 30
+    blocks = logits[0, 0].unfold(0, 4, 4).unfold(1, 4, 4).mean(dim=(-1, -2))
+    wanted = head_volume()[0, 1] * 10
+    assert float((blocks - wanted)[22:58, 7:33, 1:].abs().mean()) < 1.5
+
+
+def test_a_single_slice_is_its_own_neighbour() -> None:
+    image = head_volume()[..., 3]
+    assert torch.equal(ContextSliceInferer(margin=0)(image, Middle(3)), ContextSliceInferer(margin=0)(image, Middle(5)))
+    assert ContextSliceInferer()(image, Middle()).shape == (1, 1, 70, 60)
+
+
+def test_nothing_is_asked_of_an_empty_volume() -> None:
+    network = Middle()
+    logits = ContextSliceInferer(head_size=(200, 256))(torch.full((1, 3, 32, 32, 4), -1.0), network)
+    assert logits.unique().tolist() == [-15]
+    assert not network.sizes
+
+
+def test_context_takes_one_volume() -> None:
+    with pytest.raises(ValueError, match="2 volumes in a batch; give one"):
+        ContextSliceInferer()(torch.zeros(2, 3, 32, 32, 4), Middle())

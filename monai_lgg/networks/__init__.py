@@ -1,4 +1,4 @@
-"""The networks of the published recipes, each by a name: only what MONAI lacks is written here.
+"""The networks of the bundles, each by a name: only what MONAI lacks is written here.
 
 Every network is built by ``(in_channels, out_channels, ...)`` and maps images (B, C, H, W) to logits (B, out, H, W) of
 the same height and width; the sigmoid belongs to the loss and to a bundle's post-processing. A network is added by
@@ -10,6 +10,7 @@ import difflib
 from torch import nn
 
 from monai_lgg.networks.autoencoder import SegmentationAE
+from monai_lgg.networks.context_unet import ContextUNet
 from monai_lgg.networks.deeplab import DeepLab
 from monai_lgg.networks.resnext import ResNeXt50UNet
 from monai_lgg.networks.resunet import ResUNet
@@ -21,6 +22,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "deeplab": DeepLab,
     "segmentation_ae": SegmentationAE,
     "resnext50_unet": ResNeXt50UNet,
+    "context_unet": ContextUNet,
 }
 
 
