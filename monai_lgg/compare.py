@@ -289,7 +289,7 @@ def _evaluated(
         except Exception as error:
             failed[entry.name] = _reason(entry.name, error)
     rows = [{**row, **facts[row["name"]]} for row in rank(results, metric)]
-    comparison = Comparison(metric, rows, notes(rows, results, failed, stored), failed, stored)
+    comparison = Comparison(metric, rows, notes(rows, results, failed, stored), failed, stored, results)
     comparison.write(task.output)
     return comparison
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from monai_lgg.io.atomic import atomic_text
 from monai_lgg.metrics import Metric, find_metric, unit_of
-from monai_lgg.metrics.summary import describe
+from monai_lgg.metrics.summary import CONVENTIONS, describe
+from monai_lgg.report.comparison_report import write_comparison_report
 from monai_lgg.report.tables import Column, Table, write_table
 from monai_lgg.results import Results, without_nan
 from monai_lgg.statistics import paired_test
@@ -37,6 +38,7 @@ class Comparison:
         rows: of :func:`rank`, with facts about each run.
         failed: name of each bundle that could not be trained or evaluated -> its error.
         settings: what all rows share, as stored.
+        results: name of a row -> what it was made from.
     """
 
     metric: Metric
@@ -44,6 +46,7 @@ class Comparison:
     notes: list[str]
     failed: dict[str, str]
     settings: dict[str, Any]
+    results: dict[str, Results]
 
     def table(self, brief: bool = False) -> Table:
         """The table for people, ``brief`` for a terminal; ``rows`` hold more."""
@@ -55,17 +58,18 @@ class Comparison:
             _column("mean", self.metric, unit),
             Column("mean_ci95", "95 % CI", _digits(self.metric)),
             Column("median", "Median", _digits(self.metric)),
+            Column("difference", "Difference to next", _digits(self.metric)),
+            Column("difference_ci95", "95 % CI", _digits(self.metric)),
+            Column("p_value", "Wilcoxon p", 4),
             *more,
             Column("slice_dice", "Slice Dice"),
             Column("convention", "in the convention"),
             Column("parameters", "Parameters"),
             Column("epochs", "Epochs"),
             *([] if brief else [Column("training_seconds", "Training (s)", 0)]),
-            Column("difference", "Difference to next", _digits(self.metric)),
-            Column("difference_ci95", "95 % CI", _digits(self.metric)),
-            Column("p_value", "Wilcoxon p", 4),
         ]
-        return Table(f"Ranked by {self.metric.title} per patient", columns, self.rows, self.notes)
+        rows = [{**row, "convention": CONVENTIONS.get(row["convention"])} for row in self.rows]
+        return Table(f"Ranked by {self.metric.title} per patient", columns, rows, self.notes)
 
     def to_dict(self) -> dict[str, Any]:
         content = {"rank_by": self.metric.name, "rows": self.rows, "notes": self.notes, "failed": self.failed}
@@ -73,7 +77,10 @@ class Comparison:
 
     def write(self, folder: Path) -> None:
         """``comparison.csv``, ``.md``, ``.tex``, ``.html`` and ``.json``."""
-        write_table(self.table(), folder, "comparison")
+        table = self.table()
+        write_table(table, folder, "comparison")
+        ranked = {row["name"]: self.results[row["name"]] for row in self.rows}
+        write_comparison_report(folder / "comparison.html", table, self.metric, ranked)
         atomic_text(folder / "comparison.json", json.dumps(self.to_dict(), indent=1) + "\n")
 
 
@@ -150,6 +157,7 @@ def notes(
         *([TEST_NOTE] if len(rows) > 1 else []),
         CONVENTION_NOTE,
         *(note for row, following in itertools.pairwise(rows) for note in _test_notes(row, following)),
+        *_change_notes(rows),
         *(note for row in rows for note in _row_notes(row)),
         *lost,
     ]
@@ -168,10 +176,19 @@ def _test_notes(row: Mapping[str, Any], following: Mapping[str, Any]) -> list[st
     return [f"{row['name']} and {following['name']}: {row['test_note']}."] if row["test_note"] else []
 
 
+def _change_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was set in the trainings, one note for all that have the same."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        if row["changed"]:
+            names.setdefault(", ".join(f"{key} {of}" for key, of in row["changed"].items()), []).append(row["name"])
+    return [
+        f"{'All' if len(of) == len(rows) > 1 else ', '.join(of)}: trained with {text}." for text, of in names.items()
+    ]
+
+
 def _row_notes(row: Mapping[str, Any]) -> list[str]:
     found = []
-    if row["changed"]:
-        found.append(f"{row['name']}: trained with {', '.join(f'{key} {of}' for key, of in row['changed'].items())}.")
     if row["missed"]:
         found.append(
             f"{row['name']}: {row['missed']} patient(s) where either the true or the predicted mask is empty; their "

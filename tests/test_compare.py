@@ -58,7 +58,8 @@ def test_trains_evaluates_ranks_and_repeats_nothing(
         text = (task.output / f"comparison.{suffix}").read_text()
         assert "The unit of all intervals and tests is the patient, not the slice" in text
         assert "Budget of each bundle: 2 epochs. Its recipe is unchanged but for what is named here." in text
-    assert "good: trained with image_size [64, 64], network_def#features [8, 8, 8, 8, 8, 8]." in result.notes
+    assert "All: trained with image_size [64, 64], network_def#features [8, 8, 8, 8, 8, 8]." in result.notes
+    assert "mean over tumour slices only" in (task.output / "comparison.md").read_text()
     assert json.loads((task.output / "comparison.json").read_text())["rows"][1]["name"] == "fair"
 
 

@@ -16,6 +16,15 @@ _AT_ONCE = 500
 #: Slices in a batch, and the smoothing constant, of the batch-wise convention of several public projects.
 BATCH = 16
 SMOOTH = 1.0
+#: Key of the summary's ``slice_dice`` -> the convention in words.
+CONVENTIONS = {
+    "slices_empty_is_1": "mean over slices, empty and rightly empty counts 1",
+    "slices_empty_is_0": "mean over slices, empty counts 0",
+    "tumour_slices_only": "mean over tumour slices only",
+    "pooled": "pooled over all slices",
+    "batches_of_16_smooth_1_shuffled": "mean over batches of 16, smoothed by 1, shuffled",
+    "batches_of_16_smooth_1_in_order": "mean over batches of 16, smoothed by 1, in order",
+}
 
 
 def bootstrap_interval(values: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED) -> list[float]:

@@ -30,7 +30,7 @@ def new_chart(height: float = HEIGHT) -> tuple["Figure", "Axes"]:
 
 
 def group_chart(groups: Mapping[str, Sequence[float]], title: str, label: str = "Dice per patient") -> "Figure":
-    """A row a group: a dot a patient, and the mean as a line. NaN is left out."""
+    """A row a group, with values from 0 to 1: a dot a patient, and the mean as a line. NaN is left out."""
     figure, axes = new_chart(0.9 + 0.42 * len(groups))
     rng = np.random.default_rng(0)
     for row, values in enumerate(groups.values()):

@@ -9,6 +9,7 @@ from typing import Any
 
 from monai_lgg.cases import data_root, read_patients
 from monai_lgg.metrics import METRICS, unit_of
+from monai_lgg.metrics.summary import CONVENTIONS
 from monai_lgg.report import charts, curves, examples
 from monai_lgg.report.architecture import draw, network_of
 from monai_lgg.report.environment import environment, overrides_of, settings_of
@@ -18,15 +19,6 @@ from monai_lgg.splits import PARTS, Split, read_split
 
 _log = logging.getLogger(__name__)
 
-#: Key of the summary's ``slice_dice`` -> the convention in words.
-CONVENTIONS = {
-    "slices_empty_is_1": "mean over slices, empty and rightly empty counts 1",
-    "slices_empty_is_0": "mean over slices, empty counts 0",
-    "tumour_slices_only": "mean over tumour slices only",
-    "pooled": "pooled over all slices",
-    "batches_of_16_smooth_1_shuffled": "mean over batches of 16, smoothed by 1, shuffled",
-    "batches_of_16_smooth_1_in_order": "mean over batches of 16, smoothed by 1, in order",
-}
 #: Key of ``slice_dice`` -> key of the split's ``leakage`` with the score of copying the nearest training mask.
 COPIES = {
     "slices_empty_is_1": "copy_nearest_slice_dice",

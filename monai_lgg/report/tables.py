@@ -1,4 +1,4 @@
-"""One table as text, CSV, Markdown, LaTeX and HTML."""
+"""One table as text, CSV, Markdown, LaTeX and, inside a page, HTML."""
 
 import csv
 import html
@@ -15,17 +15,6 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
 }  # fmt: skip
-_STYLE = """
-@page { size: landscape; }
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 110rem; padding: 0 1rem; color: #1a1a1a; }
-div { overflow-x: auto; }
-p { max-width: 60rem; }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .5rem; border-bottom: 1px solid #ccc; text-align: right; white-space: nowrap; }
-th { border-bottom: 2px solid #444; vertical-align: bottom; white-space: normal; }
-.text { text-align: left; }
-@media print { div { overflow: visible; } table { font-size: .5rem; } }
-"""
 
 
 @dataclass(frozen=True)
@@ -56,8 +45,8 @@ class Table:
 
 
 def write_table(table: Table, folder: Path, stem: str) -> list[Path]:
-    """Write ``<stem>.csv``, ``.md``, ``.tex`` and ``.html`` and return their paths."""
-    renderings = {"csv": to_csv, "md": to_markdown, "tex": to_latex, "html": to_html}
+    """Write ``<stem>.csv``, ``.md`` and ``.tex`` and return their paths."""
+    renderings = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
     paths = [folder / f"{stem}.{suffix}" for suffix in renderings]
     for path, render in zip(paths, renderings.values(), strict=True):
         atomic_text(path, render(table))
@@ -150,20 +139,8 @@ def _latex(text: str) -> str:
     return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
 
 
-def to_html(table: Table) -> str:
-    """A page of its own that needs nothing else to open."""
-    title = html.escape(table.title)
-    notes = "\n".join(f"<p>{html.escape(note)}</p>" for note in table.notes)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
-        f"<div>\n{html_table(table)}\n</div>\n{notes}\n</body>\n</html>\n"
-    )
-
-
 def html_table(table: Table) -> str:
-    """Only the ``<table>`` element, for a larger page."""
+    """The ``<table>`` element, for a page."""
     titles, cells, left = _parts(table)
     marks = [' class="text"' if is_left else "" for is_left in left]
     head = "".join(f"<th{mark}>{html.escape(text)}</th>" for mark, text in zip(marks, titles, strict=True))

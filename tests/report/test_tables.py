@@ -11,7 +11,6 @@ from monai_lgg.report.tables import (
     cell_text,
     html_table,
     to_csv,
-    to_html,
     to_latex,
     to_markdown,
     to_text,
@@ -112,21 +111,17 @@ class _Cells(HTMLParser):
         self.text.append(data)
 
 
-def test_html_is_whole_escaped_and_loads_nothing() -> None:
-    page = to_html(TABLE)
+def test_html_is_escaped() -> None:
+    text = html_table(TABLE)
     parser = _Cells()
-    parser.feed(page)
+    parser.feed(text)
     assert parser.tags.count("td") == 8
     assert parser.tags.count("th") == 4
     assert "i" not in parser.tags  # <i> in a cell is text
-    assert {"50%<i>", "unet_a|b", "0.812", "It leaks: 5_% & more."} <= set(parser.text)
-    assert not {"script", "link", "img"} & set(parser.tags)
-    assert "http" not in page
-    assert html_table(TABLE) in page
+    assert {"50%<i>", "unet_a|b", "0.812"} <= set(parser.text)
 
 
 def test_write_table(tmp_path: Path) -> None:
     paths = write_table(TABLE, tmp_path / "new", "result")
-    assert [path.name for path in paths] == ["result.csv", "result.md", "result.tex", "result.html"]
+    assert [path.name for path in paths] == ["result.csv", "result.md", "result.tex"]
     assert paths[0].read_text() == to_csv(TABLE)
-    assert paths[3].read_text() == to_html(TABLE)
