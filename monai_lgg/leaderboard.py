@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from monai_lgg.statistics import paired_test
 
 #: Metrics beside the one that ranks.
 SHOWN = ("dice", "iou", "precision", "recall", "hd95", "surface_dice")
+#: Columns that a terminal, and a page of paper, have no room for.
+NOT_ON_TERMINAL = (*SHOWN, "convention", "training_seconds")
+NOT_PRINTED = ("precision", "recall", "slice_dice", "convention", "epochs", "training_seconds")
 TEST_NOTE = (
     "The unit of all intervals and tests is the patient, not the slice. Each row is compared with the next one: "
     "difference of the means with its 95 % paired bootstrap interval, and the two-sided Wilcoxon signed-rank test; "
@@ -48,10 +51,13 @@ class Comparison:
     settings: dict[str, Any]
     results: dict[str, Results]
 
-    def table(self, brief: bool = False) -> Table:
-        """The table for people, ``brief`` for a terminal; ``rows`` hold more."""
+    def table(self, without: Collection[str] = ()) -> Table:
+        """The table for people; ``rows`` hold more.
+
+        Args:
+            without: keys of columns to leave out, as :data:`NOT_ON_TERMINAL` and :data:`NOT_PRINTED`.
+        """
         unit = self.rows[0]["distance_unit"] if self.rows else "px"
-        more = [] if brief else [_column(name, find_metric(name), unit) for name in SHOWN if name != self.metric.name]
         columns = [
             Column("rank", "#"),
             Column("name", "Bundle"),
@@ -61,15 +67,16 @@ class Comparison:
             Column("difference", "Difference to next", _digits(self.metric)),
             Column("difference_ci95", "95 % CI", _digits(self.metric)),
             Column("p_value", "Wilcoxon p", 4),
-            *more,
+            *(_column(name, find_metric(name), unit) for name in SHOWN if name != self.metric.name),
             Column("slice_dice", "Slice Dice"),
             Column("convention", "in the convention"),
             Column("parameters", "Parameters"),
             Column("epochs", "Epochs"),
-            *([] if brief else [Column("training_seconds", "Training (s)", 0)]),
+            Column("training_seconds", "Training (s)", 0),
         ]
         rows = [{**row, "convention": CONVENTIONS.get(row["convention"])} for row in self.rows]
-        return Table(f"Ranked by {self.metric.title} per patient", columns, rows, self.notes)
+        shown = [column for column in columns if column.key not in without]
+        return Table(f"Ranked by {self.metric.title} per patient", shown, rows, self.notes)
 
     def to_dict(self) -> dict[str, Any]:
         content = {"rank_by": self.metric.name, "rows": self.rows, "notes": self.notes, "failed": self.failed}
@@ -78,7 +85,7 @@ class Comparison:
     def write(self, folder: Path) -> None:
         """``comparison.csv``, ``.md``, ``.tex``, ``.html`` and ``.json``."""
         table = self.table()
-        write_table(table, folder, "comparison")
+        write_table(table, folder, "comparison", printed=self.table(NOT_PRINTED))
         ranked = {row["name"]: self.results[row["name"]] for row in self.rows}
         write_comparison_report(folder / "comparison.html", table, self.metric, ranked)
         atomic_text(folder / "comparison.json", json.dumps(self.to_dict(), indent=1) + "\n")

@@ -60,6 +60,8 @@ def test_trains_evaluates_ranks_and_repeats_nothing(
         assert "Budget of each bundle: 2 epochs. Its recipe is unchanged but for what is named here." in text
     assert "All: trained with image_size [64, 64], network_def#features [8, 8, 8, 8, 8, 8]." in result.notes
     assert "mean over tumour slices only" in (task.output / "comparison.md").read_text()
+    heading = next(line for line in (task.output / "comparison.tex").read_text().splitlines() if line.startswith(r"\#"))
+    assert heading.count("&") == 11  # what is legible on a page of paper
     assert json.loads((task.output / "comparison.json").read_text())["rows"][1]["name"] == "fair"
 
 

@@ -76,12 +76,13 @@ def compare(
 
 
 def _report_comparison(result: "Comparison", output: Path, as_json: bool) -> None:
+    from monai_lgg.leaderboard import NOT_ON_TERMINAL
     from monai_lgg.report.tables import to_text
 
     if as_json:
         echo_json(result.to_dict())
     else:
-        click.echo(to_text(result.table(brief=True)))
+        click.echo(to_text(result.table(NOT_ON_TERMINAL)))
         click.echo(f"\ntables: {output / 'comparison'}.csv, .md, .tex, .html, .json")
     if result.failed:
         raise click.exceptions.Exit(1)

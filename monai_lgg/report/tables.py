@@ -44,12 +44,16 @@ class Table:
     notes: Sequence[str] = field(default_factory=list)
 
 
-def write_table(table: Table, folder: Path, stem: str) -> list[Path]:
-    """Write ``<stem>.csv``, ``.md`` and ``.tex`` and return their paths."""
-    renderings = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
-    paths = [folder / f"{stem}.{suffix}" for suffix in renderings]
-    for path, render in zip(paths, renderings.values(), strict=True):
-        atomic_text(path, render(table))
+def write_table(table: Table, folder: Path, stem: str, printed: Table | None = None) -> list[Path]:
+    """Write ``<stem>.csv``, ``.md`` and ``.tex`` and return their paths.
+
+    Args:
+        printed: a narrower one for ``.tex``, whose page is narrow.
+    """
+    texts = {"csv": to_csv(table), "md": to_markdown(table), "tex": to_latex(printed or table)}
+    paths = [folder / f"{stem}.{suffix}" for suffix in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        atomic_text(path, text)
     return paths
 
 

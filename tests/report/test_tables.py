@@ -125,3 +125,10 @@ def test_write_table(tmp_path: Path) -> None:
     paths = write_table(TABLE, tmp_path / "new", "result")
     assert [path.name for path in paths] == ["result.csv", "result.md", "result.tex"]
     assert paths[0].read_text() == to_csv(TABLE)
+
+
+def test_a_page_of_paper_gets_a_narrower_table(tmp_path: Path) -> None:
+    narrow = Table(TABLE.title, TABLE.columns[:1], TABLE.rows)
+    paths = write_table(TABLE, tmp_path, "result", printed=narrow)
+    assert paths[1].read_text() == to_markdown(TABLE)
+    assert paths[2].read_text() == to_latex(narrow)
