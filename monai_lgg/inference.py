@@ -26,7 +26,10 @@ from monai_lgg.saving import RESULT
 
 _log = logging.getLogger(__name__)
 
-COLUMNS = ("case", "status", "voxels", "volume_ml", "components", "spacing_mm", "format", "seconds", "error")
+COLUMNS = (
+    "case", "status", "voxels", "volume_ml", "components", "confidence", "flags", "spacing_mm", "format", "seconds",
+    "error",
+)  # fmt: skip
 #: Errors that concern every case that follows, so the batch stops: no space left, read-only, quota.
 _FATAL_ERRNO = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
 
@@ -260,7 +263,7 @@ def _finished(output: Path, case: str) -> bool:
 
 
 def write_table(output: Path, results: list[CaseResult]) -> None:
-    """``results.csv``: one row a case of this call, in the order of their names."""
+    """``results.csv``: one row a case of this call, in the order of their names; flags by name, between semicolons."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=COLUMNS, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
@@ -268,5 +271,6 @@ def write_table(output: Path, results: list[CaseResult]) -> None:
         path = output / result.case / RESULT
         facts = json.loads(path.read_text()) if result.status != "failed" and path.is_file() else {}
         row = {**facts, "case": result.case, "status": result.status, "error": result.error}
+        row["flags"] = ";".join(flag["name"] for flag in facts.get("flags", []))
         writer.writerow(row | {"seconds": f"{result.seconds:.2f}"})
     atomic_text(output / "results.csv", text.getvalue())

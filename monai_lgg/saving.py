@@ -1,9 +1,12 @@
 """The files that each predicted case gets."""
 
+import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Hashable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from monai_lgg.io.atomic import atomic_text
 from monai_lgg.io.nifti import is_nifti, mm_per_unit, write_nifti
 from monai_lgg.io.reader import CaseReader
 from monai_lgg.io.tiff import write_tiff
+from monai_lgg.quality import LOW_CONFIDENCE, confidence, quality_flags, uncertainty
+from monai_lgg.reference import load_reference
 from monai_lgg.report.overlay import save_contact_sheet
 from monai_lgg.transforms import flair_channel
 
@@ -25,21 +30,27 @@ from monai_lgg.transforms import flair_channel
 DISPLAY_AXES = "PLS"
 FORMATS = ("auto", "tiff", "nifti")
 RESULT = "result.json"
+MANIFEST = "manifest.json"
 
 
 class SaveCased(MapTransform):
     """Writes one case's files into ``<output_dir>/<case>/``, which appears only when all of them are whole.
 
-    The mask (``<case>_<n>_mask.tif`` a slice, uint8 0/255; or ``<case>_mask.nii.gz``, uint8 0/1), probabilities by
-    option, ``overlay.png`` and ``result.json``.
+    The mask (``<case>_<n>_mask.tif`` a slice, uint8 0/255; or ``<case>_mask.nii.gz``, uint8 0/1), ``overlay.png`` and
+    ``result.json`` with size, confidence and quality flags; by option the probabilities (``_prob``) and their
+    uncertainty (``_uncertainty``), both float32.
 
     Args:
         keys: of the probabilities (1, X, Y, Z) in the geometry of the input.
         output_dir: parent of the case folders.
         output_format: ``tiff``, ``nifti`` or ``auto`` (as the input).
         threshold: probability from which a voxel is tumour.
-        probabilities: write them too, as float32.
+        probabilities: write them too.
+        uncertainty: write the entropy of the probabilities, in bits, too.
         overlay: write ``overlay.png``.
+        reference_file: of :func:`monai_lgg.reference.save_reference`; without such a file the flags that compare with
+            the training data are absent.
+        low_confidence: expected Dice below which a mask is flagged.
     """
 
     def __init__(
@@ -49,18 +60,26 @@ class SaveCased(MapTransform):
         output_format: str = "auto",
         threshold: float = 0.5,
         probabilities: bool = False,
+        uncertainty: bool = False,
         overlay: bool = True,
+        reference_file: str | None = None,
+        low_confidence: float = LOW_CONFIDENCE,
     ) -> None:
         super().__init__(keys)
         if output_format not in FORMATS:
             raise ValueError(f"output_format {output_format!r} is not one of {', '.join(FORMATS)}")
         if not 0 < threshold < 1:
             raise ValueError(f"threshold {threshold} is not between 0 and 1")
+        if not 0 <= low_confidence <= 1:
+            raise ValueError(f"low_confidence {low_confidence} is not in 0 to 1")
         self.output_dir = Path(output_dir)
         self.output_format = output_format
         self.threshold = threshold
         self.probabilities = probabilities
+        self.uncertainty = uncertainty
         self.overlay = overlay
+        self.reference = load_reference(reference_file) if reference_file else None
+        self.low_confidence = low_confidence
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         record = dict(data)
@@ -86,20 +105,41 @@ class SaveCased(MapTransform):
     def _write(self, folder: Path, case: str, record: Mapping[Hashable, Any], probability: Any) -> None:
         meta = probability.meta
         values = probability[0].float().cpu().numpy()
+        if not np.isfinite(values).all():
+            raise ValueError(f"{case}: the network's output is not finite; try --set amp=false, or train again")
         mask = values >= self.threshold
         source = "nifti" if is_nifti(str(meta["filename_or_obj"])) else "tiff"
         chosen = source if self.output_format == "auto" else self.output_format
         numbers = [int(n) for n in record.get("slices", [])]
         write = _write_nifti if chosen == "nifti" else _write_tiff
-        write(folder, f"{case}{{}}_mask", mask.astype(np.uint8), meta, numbers, 255 if chosen == "tiff" else 1)
+        write(folder, case, "mask", mask.astype(np.uint8), meta, numbers, 255 if chosen == "tiff" else 1)
         if self.probabilities:
-            write(folder, f"{case}{{}}_prob", values, meta, numbers, 1)
+            write(folder, case, "prob", values, meta, numbers, 1)
+        if self.uncertainty:
+            write(folder, case, "uncertainty", uncertainty(values), meta, numbers, 1)
         if self.overlay:
             self._overlay(folder / "overlay.png", case, record, mask, meta)
-        made_from = json.loads(record["made_from"]) if "made_from" in record else None
         result = {"case": case, "format": chosen, "threshold": self.threshold, **measure(mask, meta)}
-        result["made_from"] = made_from
+        result |= self._quality(record, values, mask, np.asarray(meta["affine"]))
+        result["made_from"] = json.loads(record["made_from"]) if "made_from" in record else None
         atomic_text(folder / RESULT, json.dumps(result, indent=1) + "\n")
+
+    def _quality(
+        self, record: Mapping[Hashable, Any], values: np.ndarray, mask: np.ndarray, affine: np.ndarray
+    ) -> dict[str, Any]:
+        expected = confidence(values, mask)
+        flags = quality_flags(
+            to_display(values, affine),
+            to_display(mask, affine),
+            record["image"].float().cpu().numpy(),  # already in display order
+            self.reference,
+            low_confidence=self.low_confidence,
+        )
+        return {
+            "confidence": None if math.isnan(expected) else round(expected, 4),
+            "largest_probability": round(float(values.max()), 4),
+            "flags": [vars(flag) for flag in flags],
+        }
 
     def _overlay(self, path: Path, case: str, record: Mapping[Hashable, Any], mask: np.ndarray, meta: Any) -> None:
         truth = None
@@ -122,17 +162,21 @@ def _meta_tensor(volume: np.ndarray, affine: np.ndarray) -> Any:
     return MetaTensor(torch.as_tensor(np.ascontiguousarray(volume))[None], affine=torch.as_tensor(affine))
 
 
-def _write_tiff(folder: Path, name: str, volume: np.ndarray, meta: Any, numbers: list[int], scale: int) -> None:
+def _write_tiff(
+    folder: Path, case: str, kind: str, volume: np.ndarray, meta: Any, numbers: list[int], scale: int
+) -> None:
     shown = to_display(volume, np.asarray(meta["affine"]))
     single = not numbers and shown.shape[2] == 1
     for k, number in enumerate(numbers or range(1, shown.shape[2] + 1)):
         pixels = shown[..., k] * scale if scale != 1 else shown[..., k]
-        path = folder / (name.format("" if single else f"_{number}") + ".tif")
+        path = folder / (f"{case}_{kind}.tif" if single else f"{case}_{number}_{kind}.tif")
         write_tiff(path, pixels.astype(volume.dtype), meta.get("resolution"))
 
 
-def _write_nifti(folder: Path, name: str, volume: np.ndarray, meta: Any, numbers: list[int], scale: int) -> None:
-    write_nifti(folder / f"{name.format('')}.nii.gz", volume, dict(meta))
+def _write_nifti(
+    folder: Path, case: str, kind: str, volume: np.ndarray, meta: Any, numbers: list[int], scale: int
+) -> None:
+    write_nifti(folder / f"{case}_{kind}.nii.gz", volume, dict(meta))
 
 
 def measure(mask: np.ndarray, meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,3 +198,37 @@ def measure(mask: np.ndarray, meta: Mapping[str, Any]) -> dict[str, Any]:
         "components": components,
         "spacing_mm": [round(float(value), 6) for value in spacing],
     }
+
+
+def write_manifest(output: Path, bundle: Path, options: Mapping[str, Any], counts: Mapping[str, int]) -> Path:
+    """``manifest.json``: with what the predictions of one call were made. No path of an input goes in.
+
+    Args:
+        output: of the predictions.
+        bundle: folder, with weights at ``models/model.pt``.
+        options: of the call, such as the threshold.
+        counts: of cases, by their status.
+    """
+    from monai_lgg.report.environment import environment
+
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    content = {
+        "date_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "bundle": {
+            "folder": bundle.name,
+            "name": metadata.get("name"),
+            "version": metadata.get("version"),
+            "weights_sha256": weights_sha256(bundle),
+        },
+        "options": dict(options),
+        "cases": dict(counts),
+        "environment": environment(),
+    }
+    atomic_text(output / MANIFEST, json.dumps(content, indent=1) + "\n")
+    return output / MANIFEST
+
+
+def weights_sha256(bundle: Path) -> str | None:
+    """Of ``models/model.pt``; None when there are no weights."""
+    weights = bundle / "models" / "model.pt"
+    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None

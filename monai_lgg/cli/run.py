@@ -110,7 +110,14 @@ def evaluate(
 @click.option(
     "--format", "output_format", type=click.Choice(["auto", "tiff", "nifti"]), default="auto", show_default=True
 )
-@click.option("--probabilities", is_flag=True, help="Write the probability maps too.")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Probability from which a voxel is tumour; default the bundle's.",
+)
+@click.option("--keep-probabilities", is_flag=True, help="Write the probability maps too.")
+@click.option("--uncertainty", is_flag=True, help="Write the entropy of the probabilities, in bits, too.")
+@click.option("--preview", is_flag=True, help="Write preview.html: all cases of the output folder on one page.")
 @click.option("--overwrite", is_flag=True, help="Do finished cases again.")
 @set_option
 @device_option
@@ -124,7 +131,10 @@ def predict(
     pre: Path | None,
     post: Path | None,
     output_format: str,
-    probabilities: bool,
+    threshold: float | None,
+    keep_probabilities: bool,
+    uncertainty: bool,
+    preview: bool,
     overwrite: bool,
     settings: tuple[str, ...],
     device: str,
@@ -133,7 +143,7 @@ def predict(
 ) -> None:
     """Segment INPUTS: patient folders, folders of patients, TIFFs, NIfTI volumes. Exit code 1 if any case failed."""
     from monai_lgg import bundle as bundles
-    from monai_lgg import inference
+    from monai_lgg import inference, saving
 
     if flair is None and (pre or post):
         raise click.UsageError("--pre and --post go with --flair")
@@ -144,7 +154,13 @@ def predict(
         records.append(inference.sequences_record(flair, pre, post))
     root = bundles.find_bundle(bundle)
     chosen = bundles.parse_settings(settings, [root / "configs" / "inference.json"])
-    chosen |= {"output_format": output_format, "save_probabilities": probabilities}
+    given = {
+        "output_format": None if output_format == "auto" else output_format,
+        "threshold": threshold,
+        "save_probabilities": keep_probabilities or None,
+        "save_uncertainty": uncertainty or None,
+    }
+    chosen = _with_options(chosen, {key: value for key, value in given.items() if value is not None})
     results = inference.predict(
         records,
         root,
@@ -154,7 +170,21 @@ def predict(
         overwrite=overwrite,
         progress=lambda todo: _bar(todo, "predicting", quiet),
     )
+    counts = {of: sum(item.status == of for item in results) for of in ("done", "skipped", "failed")}
+    saving.write_manifest(output, root, {**chosen, "device": device, "overwrite": overwrite}, counts)
+    if preview:
+        from monai_lgg.report.preview import write_preview
+
+        click.echo(f"preview: {write_preview(output)}", err=True)
     _report_predictions(results, output, as_json)
+
+
+def _with_options(chosen: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Settings of --set and those of options of their own; the same one twice would leave one without effect."""
+    for key in given:
+        if key in chosen:
+            raise click.UsageError(f"--set {key}=... and the option for it: give one of them")
+    return {**chosen, **given}
 
 
 def _bar(items: list[Any], title: str, quiet: bool) -> Iterable[Any]:

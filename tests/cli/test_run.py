@@ -1,3 +1,4 @@
+import csv
 import json
 import subprocess
 import sys
@@ -30,7 +31,8 @@ def test_help_is_quick_and_loads_neither_torch_nor_monai() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     words = [line.split()[0] for line in done.stdout.split("Commands:")[1].splitlines() if line.strip()]
-    assert words == ["data", "train", "evaluate", "predict", "compare", "crossval", "tune", "report", "shape", "demo"]
+    more = ["compare", "crossval", "tune", "report", "shape", "demo"]
+    assert words == ["data", "train", "evaluate", "predict", "export", *more]
 
 
 def test_evaluate_writes_tables_and_prints_the_baseline(run: Path, phantoms: Path, tmp_path: Path) -> None:
@@ -186,6 +188,67 @@ def test_weights_of_another_network_and_none(run: Path, phantoms: Path, tmp_path
 def test_predict_usage(run: Path, tmp_path: Path) -> None:
     assert invoke("predict", "--bundle", run, "-o", tmp_path).exit_code == 2
     assert invoke("predict", "--bundle", run, "-o", tmp_path, "--pre", run).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--threshold", "1"], "1.0 is not in the range 0<x<1"),
+        (["--threshold", "half"], "'half' is not a valid float"),
+        (["--threshold", "0.4", "--set", "threshold=0.5"], "--set threshold=... and the option for it: give one"),
+        (["--uncertainty", "--set", "save_uncertainty=true"], "--set save_uncertainty=... and the option for it"),
+    ],
+)
+def test_predict_refuses_values(run: Path, phantoms: Path, tmp_path: Path, option: list[str], message: str) -> None:
+    result = invoke("predict", phantoms, "--bundle", run, "-o", tmp_path / "o", *option)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_threshold_that_is_no_number(run: Path, phantoms: Path, tmp_path: Path) -> None:
+    result = invoke("predict", phantoms, "--bundle", run, "-o", tmp_path / "o", "--threshold", "nan", "-q")
+    assert result.exit_code == 1
+    assert "threshold nan is not between 0 and 1" in result.output
+
+
+def test_what_predict_writes(run: Path, phantoms: Path, tmp_path: Path) -> None:
+    """Maps, confidence, flags, manifest and preview; the preview has cases of earlier calls too."""
+    one, two = sorted(phantoms.glob("TCGA*"))[:2]
+    out = tmp_path / "o"
+    assert invoke("predict", one, "--bundle", run, "-o", out, "-q", "--threshold", 0.3).exit_code == 0
+    assert not list(out.glob("*/*_uncertainty.tif"))
+    assert not (out / "preview.html").exists()
+    options = ("--threshold", 0.3, "--keep-probabilities", "--uncertainty", "--preview")
+    result = invoke("predict", two, "--bundle", run, "-o", out, "-q", *options)
+    assert result.exit_code == 0, result.output
+    found = json.loads((out / two.name / "result.json").read_text())
+    assert found["threshold"] == 0.3
+    probability = np.stack([tifffile.imread(out / two.name / f"{two.name}_{k}_prob.tif") for k in range(1, 7)])
+    bits = np.stack([tifffile.imread(out / two.name / f"{two.name}_{k}_uncertainty.tif") for k in range(1, 7)])
+    mask = np.stack([tifffile.imread(out / two.name / f"{two.name}_{k}_mask.tif") for k in range(1, 7)]) > 0
+    np.testing.assert_array_equal(mask, probability >= 0.3)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        wanted = -probability * np.log2(probability) - (1 - probability) * np.log2(1 - probability)
+    np.testing.assert_allclose(bits, np.nan_to_num(wanted), atol=1e-4)
+    if mask.any():
+        overlap = 2 * probability[mask].sum() / (probability.sum() + mask.sum())
+        assert found["confidence"] == pytest.approx(overlap, abs=1e-3)
+    else:
+        assert found["confidence"] is None
+    (row,) = csv.DictReader((out / "results.csv").open())
+    assert row["flags"] == ";".join(flag["name"] for flag in found["flags"])
+    assert row["confidence"] == ("" if found["confidence"] is None else str(found["confidence"]))
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["cases"] == {"done": 1, "skipped": 0, "failed": 0}
+    assert manifest["options"] == {
+        "threshold": 0.3, "save_probabilities": True, "save_uncertainty": True, "device": "auto", "overwrite": False
+    }  # fmt: skip
+    assert str(phantoms) not in (out / "manifest.json").read_text()
+    page = (out / "preview.html").read_text()
+    assert one.name in page
+    assert two.name in page
+    assert str(phantoms) not in page
 
 
 def test_predict_reports_failures_and_exit_code(run: Path, phantoms: Path, tmp_path: Path) -> None:
