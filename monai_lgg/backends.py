@@ -175,7 +175,7 @@ def _load(
         can = [other for other, precisions in _SUPPORTED.items() if precision in precisions]
         raise ValueError(f"backend {name} has no precision {precision}; use backend {' or '.join(can)}")
     if name == "torch":
-        return Backend(name, precision, torch.__version__, network if precision == "fp32" else _bfloat16(network))
+        return Backend(name, precision, torch.__version__, _torch_run(network, precision))
     require(name)
     _check_device(name, device)
     make = {"openvino": _openvino_run, "onnxruntime": _onnxruntime_run, "tensorrt": _onnxruntime_run}[name]
@@ -197,10 +197,10 @@ def _check_device(name: str, device: torch.device) -> None:
         )
 
 
-def _bfloat16(network: torch.nn.Module) -> Run:
+def _torch_run(network: torch.nn.Module, precision: str) -> Run:
     def run(batch: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(batch.device.type, torch.bfloat16):
-            return network(batch).float()
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return network(batch.contiguous(memory_format=torch.channels_last)).float()
 
     return run
 

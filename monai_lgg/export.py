@@ -23,8 +23,8 @@ from monai_lgg import __version__
 from monai_lgg.backends import MULTIPLE, check_name, export_onnx, openvino_model, quantize
 from monai_lgg.bundle import stored_settings, workflow
 from monai_lgg.errors import deepest
-from monai_lgg.inference import prediction_records
 from monai_lgg.io.atomic import atomic_text, atomic_write
+from monai_lgg.prediction_inputs import prediction_records
 from monai_lgg.splits import read_split
 
 #: Format -> suffixes of its files; the first is the default.
@@ -159,7 +159,7 @@ def describe(bundle: Path, flow: ConfigWorkflow) -> dict[str, Any]:
         "input_range": image["value_range"],
         "input_steps": [_words(step) for step in _flat(steps)],
         "output": f"logits: float32 (B, {prediction['num_channels']}, H, W), not probabilities; the probability is "
-        f"sigmoid(logits), and a pixel from {threshold} on is {', '.join(prediction['channel_def'].values())}",
+        f"{_probability(config)}, and a pixel from {threshold} on is {', '.join(prediction['channel_def'].values())}",
         "output_channels": prediction["channel_def"],
         "threshold": threshold,
         "preprocessing": steps,
@@ -168,15 +168,24 @@ def describe(bundle: Path, flow: ConfigWorkflow) -> dict[str, Any]:
     }
 
 
+def _probability(config: Mapping[str, Any]) -> str:
+    slope, intercept = (config["calibration"][key] for key in ("slope", "intercept"))
+    return "sigmoid(logits)" if (slope, intercept) == (1, 0) else f"sigmoid({slope} x logits + {intercept})"
+
+
 def _resolved(config: Mapping[str, Any], value: Any) -> Any:
     """``value`` with references to other parts (``@intensity``) replaced by these; expressions stay as they are."""
     if isinstance(value, dict):
         return {key: _resolved(config, item) for key, item in value.items() if key != "transform"}  # Invertd's own
     if isinstance(value, list):
         return [_resolved(config, item) for item in value]
-    if isinstance(value, str) and value.startswith("@") and value[1:] in config:
-        return _resolved(config, config[value[1:]])
+    if isinstance(value, str) and value.startswith("@") and _reference(value) in config:
+        return _resolved(config, config[_reference(value)])
     return value
+
+
+def _reference(value: str) -> str:
+    return value[1:].replace("::", "#")
 
 
 def _flat(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -277,7 +286,7 @@ def _calibration_images(flow: ConfigWorkflow, bundle: Path, source: Path) -> lis
     """Some of the images (1, C, H, W) that the network gets when the bundle predicts patients of its training."""
     patients, slices = CALIBRATION
     preprocessing, inferer, network = (
-        flow.parser.get_parsed_content(name) for name in ("preprocessing", "inferer", "network")
+        flow.parser.get_parsed_content(name) for name in ("preprocessing", "slice_inferer", "network")
     )
     seen: list[torch.Tensor] = []
 

@@ -1,28 +1,27 @@
-"""Finding the cases of a prediction and running a bundle on them."""
+"""Running a bundle on cases: one is read while another is in the network and a third is written."""
 
 import csv
 import errno
-import hashlib
 import io
 import json
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from monai.data import DataLoader, Dataset
+from monai.data import list_data_collate
 
 from monai_lgg.bundle import workflow
-from monai_lgg.cases import parse_slice_name, patient_folders, read_patient, volume_records
 from monai_lgg.errors import deepest
 from monai_lgg.io.atomic import atomic_text
-from monai_lgg.io.nifti import is_nifti
-from monai_lgg.io.tiff import is_tiff
-from monai_lgg.saving import RESULT
+from monai_lgg.prediction_inputs import check_names
+from monai_lgg.saving import RESULT, weights_sha256
 
 _log = logging.getLogger(__name__)
 
@@ -32,101 +31,22 @@ COLUMNS = (
 )  # fmt: skip
 #: Errors that concern every case that follows, so the batch stops: no space left, read-only, quota.
 _FATAL_ERRNO = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
-
-
-def prediction_records(inputs: str | Path | Iterable[str | Path]) -> list[dict[str, Any]]:
-    """Cases below the inputs: a patient folder, a folder of patients, single TIFFs, NIfTI volumes or folders of them.
-
-    Returns:
-        Records with ``image`` (paths) and ``case`` (unique name); patient folders also have ``slices`` (numbers) and,
-        when every slice has a mask, ``truth`` (mask paths). A folder that cannot be read has ``broken`` (the reason).
-    Raises:
-        FileNotFoundError: an input does not exist.
-        ValueError: an input holds no case, or two cases have one name.
-    """
-    paths = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-    records = [record for path in paths for record in _records_of(Path(path))]
-    if not records:
-        raise ValueError(f"{', '.join(map(str, paths))}: only masks, no images; give the images")
-    _check_names(records)
-    return records
-
-
-def _check_names(records: list[dict[str, Any]]) -> None:
-    names: dict[str, Any] = {}
-    for record in records:
-        if record["case"] in names:
-            raise ValueError(
-                f"two cases are named {record['case']} ({names[record['case']]}, {record['image'][0]}); "
-                "predict them into two folders"
-            )
-        names[record["case"]] = record["image"][0]
-
-
-def _records_of(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        raise FileNotFoundError(f"input {path} does not exist")
-    if path.is_file():
-        parsed = parse_slice_name(path.name)
-        return [] if parsed is not None and parsed[2] else [_file_record(path)]  # a mask is no case
-    if any(parse_slice_name(item.name) for item in path.iterdir() if item.is_file()):
-        return [_patient_record(path)]
-    records = [_patient_record(folder) for folder in patient_folders(path)]
-    records += [
-        _file_record(item) for item in sorted(path.iterdir()) if is_nifti(item) and not item.name.startswith(".")
-    ]
-    if not records:
-        raise ValueError(f"{path}: no patient folders (<patient>/<patient>_<n>.tif) and no .nii or .nii.gz files")
-    return records
-
-
-def _patient_record(folder: Path) -> dict[str, Any]:
-    """A folder that cannot be read still gives a record, which then fails as a case and stops nothing else."""
-    try:
-        patient = read_patient(folder)
-    except ValueError as error:
-        return {"image": [str(folder)], "case": folder.name, "broken": str(error)}
-    record = volume_records([patient], labels=False)[0]
-    if patient.has_labels:
-        record["truth"] = [str(item.label) for item in patient.slices]
-    return record
-
-
-def _file_record(path: Path) -> dict[str, Any]:
-    if not (is_tiff(path) or is_nifti(path)):
-        raise ValueError(f"input {path}: unknown format; give .tif, .tiff, .nii, .nii.gz or a folder")
-    name = path.name
-    for suffix in (".nii.gz", path.suffix):
-        name = name.removesuffix(suffix)
-    return {"image": [str(path)], "case": _safe_name(name)}
-
-
-def _safe_name(text: str) -> str:
-    """``text`` as a file name: anything but letters, digits, ``.``, ``-`` and ``_`` becomes ``_``."""
-    return re.sub(r"[^\w.-]+", "_", text).strip(".") or "case"
-
-
-def sequences_record(flair: Path, pre: Path | None = None, post: Path | None = None) -> dict[str, Any]:
-    """One case of separate NIfTI volumes; a missing sequence is replaced by FLAIR, as in the public data."""
-    for path in (flair, pre, post):
-        if path is not None and not is_nifti(path):
-            raise ValueError(
-                f"{path}: separate sequences are given as .nii or .nii.gz; put TIFF sequences in one image"
-            )
-    record = _file_record(flair)
-    if pre is not None or post is not None:
-        record["image"] = [str(pre or flair), str(flair), str(post or flair)]
-    return record
+#: Parts of the work on one case, in their order.
+STAGES = ("reading", "network", "writing")
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """Outcome of one case: status ``done``, ``skipped`` (finished earlier) or ``failed`` with the error."""
+    """Outcome of one case: status ``done``, ``skipped`` (finished earlier) or ``failed`` with the error.
+
+    ``seconds`` is the work on this case, the sum of its ``stages`` (:data:`STAGES`), which overlap with other cases'.
+    """
 
     case: str
     status: str
     error: str = ""
     seconds: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
 
 
 def predict(
@@ -151,18 +71,23 @@ def predict(
     Raises:
         OSError: the output folder cannot be written, or the disk is full.
     """
-    _check_names(records)
+    check_names(records)
     check_writable(output)
-    results, todo = [], []
-    made_by = {"weights_sha256": _weights_hash(bundle), "settings": dict(settings or {})}
+    results: list[CaseResult] = []
+    todo: list[dict[str, Any]] = []
+    made_by = {"weights_sha256": weights_sha256(bundle), "settings": dict(settings or {})}
     for record in records:
         record = {**record, "made_from": json.dumps({"input": _absolute(record["image"]), **made_by}, sort_keys=True)}
         if overwrite or not _finished(output, record["case"]):
             todo.append(record)
         else:
             results.append(_skipped(output, record))
+
+    def make_flow() -> Any:
+        return _inference_workflow(bundle, output, settings or {}, device, todo)
+
     try:
-        for result in _run(todo, bundle, output, settings or {}, device, progress):
+        for result in _run(todo, make_flow, output, progress):
             results.append(result)
     finally:
         write_table(output, results)
@@ -171,34 +96,99 @@ def predict(
 
 def _run(
     todo: list[dict[str, Any]],
-    bundle: Path,
+    make_flow: Callable[[], Any],
     output: Path,
-    settings: Mapping[str, Any],
-    device: str,
     progress: Callable[[list[dict[str, Any]]], Iterable[dict[str, Any]]],
 ) -> Iterator[CaseResult]:
-    flow = None
-    for record in progress(todo):
+    """At most one case waits before the network and one after it, so memory does not grow with their number."""
+    if not todo:
+        return
+    line = _Line(make_flow, output)
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        ahead: Future[_Case] = reader.submit(line.read, todo[0])
+        behind: Future[CaseResult] | None = None
+        for after, _ in enumerate(progress(todo), start=1):
+            case = ahead.result()
+            if after < len(todo):
+                ahead = reader.submit(line.read, todo[after])
+            case = line.infer(case)
+            if behind is not None:
+                yield behind.result()
+            behind = writer.submit(line.write, case)
+        if behind is not None:
+            yield behind.result()
+
+
+@dataclass
+class _Case:
+    """A case on its way: its record, its transforms, what the last stage made of it, its error, seconds by stage."""
+
+    record: dict[str, Any]
+    transforms: tuple[Any, Any]
+    data: Any = None
+    error: Exception | None = None
+    stages: dict[str, float] = field(default_factory=dict)
+
+
+class _Line:
+    """The stages of one call. An error stays with its case, and the stages after it do nothing.
+
+    Args:
+        make_flow: builds the bundle's inference, whose evaluator has no post-processing: that is the writer's.
+        output: of the case folders.
+    """
+
+    def __init__(self, make_flow: Callable[[], Any], output: Path) -> None:
+        self.make_flow = make_flow
+        self.output = output
+        self.flow = make_flow()
+        # a transform that is being inverted must not be used meanwhile, and three cases are on their way at a time
+        pair = (self.flow.preprocessing, self.flow.postprocessing)
+        self.transforms = cycle([deepcopy(pair) for _ in STAGES])
+
+    def read(self, record: dict[str, Any]) -> _Case:
+        return self._stage("reading", _Case(record, next(self.transforms)), self._read)
+
+    def infer(self, case: _Case) -> _Case:
+        return self._stage("network", case, self._infer)
+
+    def write(self, case: _Case) -> CaseResult:
+        case = self._stage("writing", case, self._write)
+        name, seconds = case.record["case"], sum(case.stages.values())
+        if case.error is None:
+            return CaseResult(name, "done", seconds=seconds, stages=case.stages)
+        return _failure(name, case.error, seconds)
+
+    def _stage(self, name: str, case: _Case, work: Callable[[_Case], Any]) -> _Case:
         began = time.perf_counter()
+        if case.error is None:
+            try:
+                case.data = work(case)
+            except Exception as error:
+                case.error, case.data = error, None
+        case.stages[name] = time.perf_counter() - began
+        return case
+
+    def _read(self, case: _Case) -> Any:
+        if "broken" in case.record:
+            raise ValueError(case.record["broken"])
+        return case.transforms[0](case.record)
+
+    def _infer(self, case: _Case) -> Any:
+        evaluator = self.flow.evaluator
         try:
-            if "broken" in record:
-                raise ValueError(record["broken"])
-            flow = flow or _inference_workflow(bundle, output, settings, device, todo)
-            _run_case(flow, record)
-            if not _finished(output, record["case"]):
-                raise RuntimeError("the bundle's configuration wrote no result; it needs SaveCased")
-            result = CaseResult(record["case"], "done", seconds=time.perf_counter() - began)
-        except Exception as error:
-            if flow is None and "broken" not in record:
-                raise  # the bundle itself does not load, so no case can be done
-            flow = None  # an Ignite engine that raised silently does nothing on its next run
-            result = _failure(record["case"], error, time.perf_counter() - began)
-        yield result
+            evaluator.state.epoch_length = 1  # Ignite keeps the length of the loader it was built with
+            evaluator.data_loader = [list_data_collate([case.data])]
+            evaluator.run()
+            return {**evaluator.state.batch[0], **evaluator.state.output[0]}
+        except Exception:
+            self.flow = self.make_flow()  # an Ignite engine that raised silently does nothing on its next run
+            raise
 
-
-def _weights_hash(bundle: Path) -> str | None:
-    weights = bundle / "models" / "model.pt"
-    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
+    def _write(self, case: _Case) -> None:
+        case.transforms[1](case.data)
+        if not _finished(self.output, case.record["case"]):
+            raise RuntimeError("the bundle's configuration wrote no result; it needs SaveCased")
 
 
 def _absolute(paths: list[str]) -> list[str]:
@@ -222,15 +212,8 @@ def _skipped(output: Path, record: Mapping[str, Any]) -> CaseResult:
 def _inference_workflow(
     bundle: Path, output: Path, settings: Mapping[str, Any], device: str, todo: list[dict[str, Any]]
 ) -> Any:
-    overrides = {"device_name": device, "output_dir": str(output), "data": todo[:1], **settings}
-    return workflow(bundle, ["inference.json"], "infer", "inferring", overrides)
-
-
-def _run_case(flow: Any, record: dict[str, Any]) -> None:
-    evaluator = flow.evaluator
-    evaluator.state.epoch_length = 1  # Ignite keeps the length of the loader it was built with
-    evaluator.data_loader = DataLoader(Dataset([record], flow.preprocessing), batch_size=1, num_workers=0)
-    evaluator.run()
+    own = {"device_name": device, "output_dir": str(output), "data": todo[:1], "evaluator#postprocessing": None}
+    return workflow(bundle, ["inference.json"], "infer", "inferring", {**own, **settings})
 
 
 def _failure(case: str, error: Exception, seconds: float) -> CaseResult:

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from monai.inferers import Inferer
+from monai.utils import convert_to_dst_type
 from torch.nn.functional import interpolate, pad
 
+from monai_lgg.backends import BACKENDS, PRECISIONS, Backend, check_name, load_backend
 from monai_lgg.head import HEAD_FILL, HEAD_LEVEL
 
 #: Logit of what is no tissue: a probability of 3e-7.
@@ -42,6 +45,77 @@ class MixedPrecisionInferer(Inferer):
                 return network(batch.contiguous(memory_format=torch.channels_last), *a, **k).float()
 
         return self.inferer(inputs, forward, *args, **kwargs)
+
+
+class BackendInferer(Inferer):
+    """Runs another inferer with the network given to a library that is faster than PyTorch.
+
+    The library is loaded at the first batch, with the network as it is then, and again for another network.
+
+    Args:
+        inferer: does the work, for example a SlidingWindowInferer.
+        backend: of :func:`monai_lgg.backends.load_backend`.
+        precision: as there, or ``auto``: fp32 on a CPU, and PyTorch's 16-bit autocast on a GPU.
+        int8_file: for ``int8``.
+    """
+
+    def __init__(
+        self, inferer: Inferer, backend: str = "auto", precision: str = "auto", int8_file: str | None = None
+    ) -> None:
+        super().__init__()
+        check_name("backend", backend, BACKENDS)
+        check_name("precision", precision, ("auto", *PRECISIONS))
+        self.inferer = inferer
+        self.backend = backend
+        self.precision = precision
+        self.int8_file = Path(int8_file) if int8_file else None
+        self.loaded: tuple[Any, Backend] | None = None
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Args: inputs (B, C, H, W[, D]); network: a module that maps (B, C, H, W) to logits, in evaluation mode."""
+        if inputs.device.type == "cuda" and self.precision == "auto" and self.backend in ("auto", "torch"):
+            return MixedPrecisionInferer(self.inferer)(inputs, network, *args, **kwargs)
+
+        def forward(batch: torch.Tensor) -> torch.Tensor:
+            return self._backend(network, batch)(batch)
+
+        logits = self.inferer(inputs, forward, *args, **kwargs)
+        return convert_to_dst_type(logits, inputs, dtype=torch.float32)[0]  # with the metadata, if there are any
+
+    def _backend(self, network: Any, batch: torch.Tensor) -> Backend:
+        if self.loaded is None or self.loaded[0] is not network:
+            precision = "fp32" if self.precision == "auto" else self.precision
+            backend = load_backend(
+                self.backend,
+                network,
+                batch.shape[1],
+                precision=precision,
+                device=batch.device,
+                int8_file=self.int8_file,
+            )
+            self.loaded = (network, backend)
+        return self.loaded[1]
+
+
+class MirrorInferer(Inferer):
+    """Averages the logits with those of the image mirrored left to right, as test-time augmentation.
+
+    Args:
+        inferer: does the work.
+        mirror: False leaves it at that.
+    """
+
+    def __init__(self, inferer: Inferer, mirror: bool = True) -> None:
+        super().__init__()
+        self.inferer = inferer
+        self.mirror = mirror
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Args: inputs (B, C, H, W[, D]), columns from right to left or left to right."""
+        logits = self.inferer(inputs, network, *args, **kwargs)
+        if not self.mirror:
+            return logits
+        return (logits + self.inferer(inputs.flip(3), network, *args, **kwargs).flip(3)) / 2
 
 
 class ResizeSliceInferer(Inferer):
@@ -89,7 +163,6 @@ class ContextSliceInferer(Inferer):
         head_size: (smallest, largest) number of rows or columns, the larger of the two, that a head may take up as it
             is; another head is resized to the nearer of them. None resizes nothing.
         margin: pixels around the head.
-        mirror: average the logits with those of the image mirrored left to right.
         background: intensity of the padding.
     """
 
@@ -100,7 +173,6 @@ class ContextSliceInferer(Inferer):
         multiple: int = 32,
         head_size: Sequence[int] | None = None,
         margin: int = 6,
-        mirror: bool = False,
         background: float = -1.0,
     ) -> None:
         super().__init__()
@@ -109,7 +181,6 @@ class ContextSliceInferer(Inferer):
         self.multiple = multiple
         self.head_size = head_size
         self.margin = margin
-        self.mirror = mirror
         self.background = background
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -149,10 +220,7 @@ class ContextSliceInferer(Inferer):
         rows, columns = stack.shape[-2:]
         after = (-columns % self.multiple, -rows % self.multiple)
         padded = pad(stack, (0, after[0], 0, after[1]), value=self.background)
-        logits = network(padded, *args, **kwargs)
-        if self.mirror:
-            logits = (logits + network(padded.flip(-1), *args, **kwargs).flip(-1)) / 2
-        return logits[..., :rows, :columns]
+        return network(padded, *args, **kwargs)[..., :rows, :columns]
 
 
 def _head_boxes(slices: torch.Tensor) -> list[tuple[slice, slice] | None]:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import generate_binary_structure, label
 
 from monai_lgg.cases import TOP_MEDIANS
+from monai_lgg.components import label_components
 from monai_lgg.reference import (
     FLAIR,
     HEAD_LEVEL,
@@ -128,7 +128,7 @@ def _of_the_mask(probability: np.ndarray, mask: np.ndarray, low: float) -> list[
     expected = confidence(probability, mask)
     if expected < low:
         flags.append(Flag("low confidence", f"the expected Dice is {expected:.2f}, below {low:g}"))
-    components, count = label(mask, structure=generate_binary_structure(3, 3))  # 26-connected
+    components, count = label_components(mask)
     share = np.bincount(components.ravel())[1:].max() / np.count_nonzero(mask)
     if share < MAIN_COMPONENT:
         flags.append(

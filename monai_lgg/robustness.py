@@ -20,7 +20,7 @@ import nibabel as nib
 import numpy as np
 import tifffile
 
-from monai_lgg import inference
+from monai_lgg import inference, prediction_inputs
 from monai_lgg.bundle import stored_settings
 from monai_lgg.cases import patient_folders, read_labels, read_patient
 from monai_lgg.errors import deepest
@@ -318,7 +318,7 @@ def _predict_batch(
                 raise  # of the temporary folder, so of all that follow
             except Exception as error:
                 outcomes[case] = _Outcome(error=_words(error))
-        for result in run(inference.prediction_records(inputs), outputs) if given else []:
+        for result in run(prediction_inputs.prediction_records(inputs), outputs) if given else []:
             outcomes[result.case] = _outcome(given[result.case], result, outputs)
     return [outcomes[f"{perturbation.name}_{strength.level}"] for perturbation, strength in jobs]
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
-from monai.transforms import MapTransform, Orientation
-from scipy.ndimage import generate_binary_structure, label
+from monai.transforms import MapTransform
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
+from monai_lgg.components import label_components
+from monai_lgg.decision import decide
 from monai_lgg.io.atomic import atomic_text
 from monai_lgg.io.nifti import is_nifti, mm_per_unit, write_nifti
 from monai_lgg.io.reader import CaseReader
@@ -50,6 +50,7 @@ class SaveCased(MapTransform):
         overlay: write ``overlay.png``.
         reference_file: of :func:`monai_lgg.reference.save_reference`; without such a file the flags that compare with
             the training data are absent.
+        component_share, fill_holes: of the mask, as in :func:`monai_lgg.decision.decide`.
         low_confidence: expected Dice below which a mask is flagged.
     """
 
@@ -63,6 +64,8 @@ class SaveCased(MapTransform):
         uncertainty: bool = False,
         overlay: bool = True,
         reference_file: str | None = None,
+        component_share: float = 0.0,
+        fill_holes: bool = False,
         low_confidence: float = LOW_CONFIDENCE,
     ) -> None:
         super().__init__(keys)
@@ -79,6 +82,8 @@ class SaveCased(MapTransform):
         self.uncertainty = uncertainty
         self.overlay = overlay
         self.reference = load_reference(reference_file) if reference_file else None
+        self.component_share = component_share
+        self.fill_holes = fill_holes
         self.low_confidence = low_confidence
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -106,8 +111,11 @@ class SaveCased(MapTransform):
         meta = probability.meta
         values = probability[0].float().cpu().numpy()
         if not np.isfinite(values).all():
-            raise ValueError(f"{case}: the network's output is not finite; try --set amp=false, or train again")
-        mask = values >= self.threshold
+            raise ValueError(f"{case}: the network's output is not finite; try --precision fp32, or train again")
+        affine = np.asarray(meta["affine"])
+        shown = to_display(values, affine)
+        shown_mask = decide(shown, self.threshold, self.component_share, self.fill_holes)
+        mask = from_display(shown_mask, affine)
         source = "nifti" if is_nifti(str(meta["filename_or_obj"])) else "tiff"
         chosen = source if self.output_format == "auto" else self.output_format
         numbers = [int(n) for n in record.get("slices", [])]
@@ -118,19 +126,17 @@ class SaveCased(MapTransform):
         if self.uncertainty:
             write(folder, case, "uncertainty", uncertainty(values), meta, numbers, 1)
         if self.overlay:
-            self._overlay(folder / "overlay.png", case, record, mask, meta)
+            self._overlay(folder / "overlay.png", case, record, shown_mask)
         result = {"case": case, "format": chosen, "threshold": self.threshold, **measure(mask, meta)}
-        result |= self._quality(record, values, mask, np.asarray(meta["affine"]))
+        result |= self._quality(record, shown, shown_mask)
         result["made_from"] = json.loads(record["made_from"]) if "made_from" in record else None
         atomic_text(folder / RESULT, json.dumps(result, indent=1) + "\n")
 
-    def _quality(
-        self, record: Mapping[Hashable, Any], values: np.ndarray, mask: np.ndarray, affine: np.ndarray
-    ) -> dict[str, Any]:
+    def _quality(self, record: Mapping[Hashable, Any], values: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
         expected = confidence(values, mask)
         flags = quality_flags(
-            to_display(values, affine),
-            to_display(mask, affine),
+            values,
+            mask,
             record["image"].float().cpu().numpy(),  # already in display order
             self.reference,
             low_confidence=self.low_confidence,
@@ -141,25 +147,22 @@ class SaveCased(MapTransform):
             "flags": [vars(flag) for flag in flags],
         }
 
-    def _overlay(self, path: Path, case: str, record: Mapping[Hashable, Any], mask: np.ndarray, meta: Any) -> None:
+    def _overlay(self, path: Path, case: str, record: Mapping[Hashable, Any], mask: np.ndarray) -> None:
         truth = None
         if record.get("truth"):
             truth = CaseReader().get_data([str(item) for item in record["truth"]])[0][..., 0] > 0
         flair = flair_channel(record["image"])  # already in display order
-        affine = np.asarray(meta["affine"])
-        save_contact_sheet(
-            path, case, flair, to_display(mask, affine), truth, [int(n) for n in record.get("slices", [])]
-        )
+        save_contact_sheet(path, case, flair, mask, truth, [int(n) for n in record.get("slices", [])])
 
 
 def to_display(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """(X, Y, Z) with its RAS affine -> (row, column, slice) as shown on screen."""
-    moved = Orientation(axcodes=DISPLAY_AXES, labels=None)(_meta_tensor(volume, affine))
-    return np.asarray(moved)[0]
+    return np.asarray(apply_orientation(volume, ornt_transform(io_orientation(affine), axcodes2ornt(DISPLAY_AXES))))
 
 
-def _meta_tensor(volume: np.ndarray, affine: np.ndarray) -> Any:
-    return MetaTensor(torch.as_tensor(np.ascontiguousarray(volume))[None], affine=torch.as_tensor(affine))
+def from_display(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """(row, column, slice) as shown on screen -> (X, Y, Z) of a file with this RAS affine."""
+    return np.asarray(apply_orientation(volume, ornt_transform(axcodes2ornt(DISPLAY_AXES), io_orientation(affine))))
 
 
 def _write_tiff(
@@ -185,7 +188,7 @@ def measure(mask: np.ndarray, meta: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         mask: bool (X, Y, Z).
     """
-    components = int(label(mask, structure=generate_binary_structure(3, 3))[1])  # 26-connected
+    _, components = label_components(mask)
     voxels = int(np.count_nonzero(mask))
     if not meta.get("spacing_known", False):
         return {"voxels": voxels, "volume_ml": None, "components": components, "spacing_mm": None}

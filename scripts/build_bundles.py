@@ -2,7 +2,8 @@
 
     python scripts/build_bundles.py
 
-A recipe has the sections ``both`` (training and inference), ``train``, ``evaluate``, ``inference`` and ``metadata``.
+A recipe has the sections ``both`` (training and inference), ``decision`` (evaluation and inference: how probabilities
+become a mask), ``train``, ``evaluate``, ``inference`` and ``metadata``.
 They are merged into the shared files as by RFC 7396 (JSON merge patch: null removes a key), but a component (a
 dictionary with ``_target_``) replaces the shared one as a whole.
 """
@@ -37,6 +38,8 @@ def bundle_files(folder: Path) -> dict[str, str]:
         config = json.loads((COMMON / f"{name}.json").read_text())
         if name in ("train", "inference"):
             config = merge(config, recipe.get("both", {}))
+        if name in ("evaluate", "inference"):
+            config = merge(config, recipe.get("decision", {}))
         config = merge(config, recipe.get(name, {}))
         files[f"configs/{name}.json"] = json.dumps(config, indent=4, ensure_ascii=False) + "\n"
     files["configs/logging.conf"] = (COMMON / "logging.conf").read_text()

@@ -10,8 +10,9 @@ from ignite.engine import Engine
 from monai_lgg import bundle as bundles
 from monai_lgg.cases import read_patients
 from monai_lgg.handlers import TrainingState
-from monai_lgg.inference import predict, prediction_records
+from monai_lgg.inference import predict
 from monai_lgg.io.tiff import read_tiff
+from monai_lgg.prediction_inputs import prediction_records
 
 #: unet_cosine goes through all of this in tests/cli and tests/integration.
 NAMES = [name for name in bundles.bundle_names() if name != "unet_cosine"]

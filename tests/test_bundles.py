@@ -104,7 +104,15 @@ def test_training_and_inference_have_one_network_and_normalization(bundle: Path)
     steps = inference["preprocessing"]["transforms"]
     for step in training["normalize"]["transforms"]:
         assert step in steps or step["keys"] != "image"
-    assert training["validate"]["inferer"]["inferer"] == inference["inferer"]["inferer"] == "@slice_inferer"
+    inner = inference["inferer"]["inferer"]  # inside the one that mirrors
+    assert training["validate"]["inferer"]["inferer"] == inner["inferer"] == "@slice_inferer"
+
+
+def test_evaluation_and_prediction_decide_alike(bundle: Path) -> None:
+    configs = (["train.json", "evaluate.json"], ["inference.json"])
+    evaluation, inference = (read_config([bundle / "configs" / name for name in names]) for names in configs)
+    for key in ("mirror", "calibration", "threshold", "component_share", "fill_holes"):
+        assert evaluation[key] == inference[key], key
 
 
 def test_preprocessing_gives_what_the_network_takes(bundle: Path, phantoms: Path, tmp_path: Path) -> None:

@@ -95,7 +95,8 @@ def test_a_file_gives_the_logits_and_says_how(name: str, to: str, tmp_path: Path
     assert facts["threshold"] == 0.5
     assert facts["input_channels"]["0"].startswith("pre-contrast")
     assert facts["preprocessing"][0]["_target_"] == "LoadImaged"
-    assert facts["postprocessing"][0] == {"_target_": "Activationsd", "keys": "pred", "sigmoid": True}
+    calibrated = {"_target_": "monai_lgg.transforms.Calibrated", "keys": "pred", "slope": 1.0, "intercept": 0.0}
+    assert facts["postprocessing"][0] == calibrated
     assert f"float32 (B, {CHANNELS[name]}, H, W)" in facts["input"]
     assert "not probabilities" in facts["output"]
 

@@ -12,7 +12,8 @@ import torch
 from monai_lgg import saving
 from monai_lgg.bundle import prepare_run
 from monai_lgg.cases import read_labels, read_patients
-from monai_lgg.inference import predict, prediction_records, sequences_record, write_table
+from monai_lgg.inference import predict, write_table
+from monai_lgg.prediction_inputs import prediction_records, sequences_record
 from monai_lgg.saving import measure
 
 

@@ -1,10 +1,19 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from monai.inferers import Inferer, SimpleInferer, SliceInferer, SlidingWindowInferer
 
+from monai_lgg import inferers
 from monai_lgg.datasets import VolumeSlices
-from monai_lgg.inferers import ContextSliceInferer, MixedPrecisionInferer, ResizeSliceInferer
+from monai_lgg.inferers import (
+    BackendInferer,
+    ContextSliceInferer,
+    MirrorInferer,
+    MixedPrecisionInferer,
+    ResizeSliceInferer,
+)
 
 
 class Recorder(torch.nn.Module):
@@ -127,7 +136,7 @@ def head_volume(rows: int = 70, columns: int = 60, slices: int = 7) -> torch.Ten
 @pytest.mark.parametrize("mirror", [False, True])
 def test_context_gives_each_pixel_its_place(batch_size: int, mirror: bool) -> None:
     volume, network = head_volume(), Middle()
-    logits = ContextSliceInferer(batch_size=batch_size, margin=0, mirror=mirror)(volume, network)
+    logits = MirrorInferer(ContextSliceInferer(batch_size=batch_size, margin=0), mirror)(volume, network)
     assert logits.shape == (1, 1, 70, 60, 7)
     torch.testing.assert_close(logits[..., 20:60, 5:35, 1:], volume[:, 1:2, 20:60, 5:35, 1:] * 10)
     outside = torch.ones_like(logits, dtype=torch.bool)
@@ -190,3 +199,59 @@ def test_nothing_is_asked_of_an_empty_volume() -> None:
 def test_context_takes_one_volume() -> None:
     with pytest.raises(ValueError, match="2 volumes in a batch; give one"):
         ContextSliceInferer()(torch.zeros(2, 3, 32, 32, 4), Middle())
+
+
+class Ramp(torch.nn.Module):
+    """Logits that grow from the first column to the last, so that mirroring can be told."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.arange(image.shape[3], dtype=torch.float32).expand(len(image), 1, *image.shape[2:])
+
+
+def test_mirrored_images_are_averaged_in_place() -> None:
+    logits = MirrorInferer(SimpleInferer())(torch.zeros(1, 3, 2, 5), Ramp())
+    assert logits[0, 0].tolist() == [[2.0] * 5] * 2  # each is the mean of k and 4 - k
+    assert MirrorInferer(SimpleInferer(), mirror=False)(torch.zeros(1, 3, 2, 5), Ramp())[0, 0, 0].tolist() == [
+        *range(5)
+    ]
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_a_backend_gives_what_the_network_gives(backend: str) -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(9, 1, 3, padding=1).eval()
+    wanted = ContextSliceInferer()(head_volume(), network)
+    inferer = BackendInferer(ContextSliceInferer(), backend)
+    with torch.inference_mode():
+        torch.testing.assert_close(inferer(head_volume(), network), wanted, atol=1e-4, rtol=1e-4)
+        other = torch.nn.Conv2d(9, 1, 3, padding=1).eval()
+        torch.testing.assert_close(
+            inferer(head_volume(), other), ContextSliceInferer()(head_volume(), other), atol=1e-4, rtol=1e-4
+        )
+
+
+def test_a_backend_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    load = inferers.load_backend
+
+    def count(name: str, *args: Any, **kwargs: Any) -> Any:
+        loaded.append(kwargs["precision"])
+        return load(name, *args, **kwargs)
+
+    monkeypatch.setattr(inferers, "load_backend", count)
+    inferer, network = BackendInferer(ContextSliceInferer(batch_size=2), "torch"), Middle().eval()
+    for _ in range(2):
+        inferer(head_volume(), network)
+    assert loaded == ["fp32"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("opnvino",), "no backend 'opnvino'; did you mean openvino"),
+        (("torch", "fp61"), "no precision 'fp61'; give one of: auto"),
+    ],
+)
+def test_unknown_backends_are_refused_before_the_first_case(arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BackendInferer(SimpleInferer(), *arguments)

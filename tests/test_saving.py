@@ -9,23 +9,27 @@ import pytest
 import tifffile
 import torch
 from monai.data import MetaTensor
+from monai.transforms import Orientation
 
 from monai_lgg.quality import uncertainty
 from monai_lgg.reference import Range, Reference, save_reference
-from monai_lgg.saving import SaveCased, to_display, weights_sha256, write_manifest
+from monai_lgg.saving import SaveCased, from_display, to_display, weights_sha256, write_manifest
 
 SIZE = (20, 16, 6)
 #: Rows to posterior, columns to the patient's left: (row, column, slice) as on screen.
 DISPLAY = np.array([[0, -1.0, 0, 0], [-1.0, 0, 0, 0], [0, 0, 1.0, 0], [0, 0, 0, 1]])
 
 
-def record(case: str = "P_1", nifti: bool = False, values: np.ndarray | None = None) -> dict:
+def record(case: str = "P_1", nifti: bool = False, values: np.ndarray | None = None, axes: str | None = None) -> dict:
     """A case of the evaluator after its post-processing: all head but for a frame of background."""
     rng = np.random.default_rng(0)
     probability = np.zeros(SIZE, np.float32) if values is None else values.astype(np.float32)
-    image = np.full((3, *SIZE), -1, np.float32)
-    image[:, 1:-1, 1:-1] = rng.uniform(-0.8, 0.2, (3, SIZE[0] - 2, SIZE[1] - 2, SIZE[2]))
+    size = probability.shape
+    image = np.full((3, *size), -1, np.float32)
+    image[:, 1:-1, 1:-1] = rng.uniform(-0.8, 0.2, (3, size[0] - 2, size[1] - 2, size[2]))
     affine = np.diag([-2.0, -2.0, 5.0, 1]) if nifti else DISPLAY
+    if axes is not None:
+        affine = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(axes), size)
     meta = {
         "filename_or_obj": f"/in/{case}.nii" if nifti else f"/in/{case}_1.tif",
         "spacing_known": nifti,
@@ -131,7 +135,7 @@ def test_reference_file(tmp_path: Path) -> None:
 def test_output_that_is_not_finite(tmp_path: Path) -> None:
     values = block()
     values[0, 0, 0] = np.nan
-    with pytest.raises(ValueError, match=r"P_1: the network's output is not finite; try --set amp=false"):
+    with pytest.raises(ValueError, match=r"P_1: the network's output is not finite; try --precision fp32"):
         SaveCased("pred", str(tmp_path), overlay=False)(record(values=values))
     assert not list(tmp_path.iterdir())
 
@@ -172,3 +176,23 @@ def test_manifest(tmp_path: Path) -> None:
     assert {"torch", "monai", "monai-lgg", "Python", "system"} <= set(content["environment"])
     assert content["environment"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert str(tmp_path) not in path.read_text()
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "PIR", "SAL"])
+def test_display_is_what_monai_calls_pls_and_there_is_a_way_back(axes: str) -> None:
+    volume = np.random.default_rng(0).random((3, 4, 5))
+    affine = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(axes), volume.shape)
+    image = MetaTensor(torch.as_tensor(volume)[None], affine=torch.as_tensor(affine))
+    shown = to_display(volume, affine)
+    np.testing.assert_array_equal(shown, Orientation(axcodes="PLS", labels=None)(image)[0])
+    np.testing.assert_array_equal(from_display(shown, affine), volume)
+
+
+def test_a_cyst_is_filled_in_the_slices_as_acquired(tmp_path: Path) -> None:
+    """The hole is open along the first axis of the file, which holds the slices here, and closed within each."""
+    values = np.zeros((4, 5, 6))
+    values[1:3, 1:4, 1:4] = 0.9
+    values[1:3, 2, 2] = 0.1
+    for fill, voxels in ((False, 16), (True, 18)):
+        SaveCased("pred", str(tmp_path), overlay=False, fill_holes=fill)(record(values=values, axes="SAL"))
+        assert result(tmp_path)["voxels"] == voxels

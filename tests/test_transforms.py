@@ -3,7 +3,14 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_lgg.transforms import GreySequencesd, SameSized, ScaleVolumeIntensityd, ThreeSequencesd
+from monai_lgg.transforms import (
+    Calibrated,
+    Decided,
+    GreySequencesd,
+    SameSized,
+    ScaleVolumeIntensityd,
+    ThreeSequencesd,
+)
 
 
 @pytest.mark.parametrize("spatial", [(2, 3), (2, 3, 4)])
@@ -117,3 +124,28 @@ def test_grey_is_the_luma_of_the_three_sequences() -> None:
     assert torch.allclose(same, torch.full((1, 2, 2, 4), 0.7))
     with pytest.raises(ValueError, match="P_1: 1 channels; grey is made of three"):
         GreySequencesd("image")({"image": torch.zeros(1, 2, 2), "case": "P_1"})
+
+
+def test_calibrated_probabilities_by_hand() -> None:
+    """sigmoid(0.5 x 2 - 1) = sigmoid(0) = 1/2; sigmoid(0.5 x 0 - 1) = 1 / (1 + e)."""
+    logits = torch.tensor([[[2.0, 0.0]]])
+    result = Calibrated("pred", slope=0.5, intercept=-1.0)({"pred": logits})["pred"]
+    assert result[0, 0].tolist() == pytest.approx([0.5, 1 / (1 + np.e)])
+    torch.testing.assert_close(Calibrated("pred")({"pred": logits})["pred"], torch.sigmoid(logits))
+
+
+@pytest.mark.parametrize("slope", [0.0, -1.0])
+def test_a_calibration_may_not_turn_the_mask_inside_out(slope: float) -> None:
+    with pytest.raises(ValueError, match=r"slope .* is not above 0"):
+        Calibrated("pred", slope=slope)
+
+
+def test_a_mask_is_decided_from_probabilities() -> None:
+    probability = torch.full((1, 5, 5, 2), 0.4)
+    probability[0, :3, :3] = 0.9
+    probability[0, 1, 1] = 0.0  # a hole in each slice
+    probability[0, 4, 4, 0] = 0.9
+    result = Decided("pred", share=0.2, fill=True)({"pred": probability})["pred"]
+    assert (result.shape, result.dtype, result.sum()) == (probability.shape, torch.float32, 18)
+    assert Decided("pred")({"pred": probability})["pred"].sum() == 17
+    assert Decided("pred", threshold=0.4)({"pred": probability})["pred"].sum() == 48

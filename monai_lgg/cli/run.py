@@ -102,7 +102,7 @@ def evaluate(
 
 @click.command()
 @click.argument("inputs", nargs=-1, type=EXISTING)
-@click.option("--bundle", required=True, help=_BUNDLE_HELP)
+@click.option("--bundle", default="unet_25d", show_default=True, help=_BUNDLE_HELP)
 @click.option("--output", "-o", type=FOLDER, required=True, help="Gets a folder a case and results.csv.")
 @click.option("--flair", type=EXISTING, help="NIfTI FLAIR volume of one case, with --pre and --post.")
 @click.option("--pre", type=EXISTING, help="NIfTI pre-contrast volume of the same geometry.")
@@ -114,6 +114,17 @@ def evaluate(
     "--threshold",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     help="Probability from which a voxel is tumour; default the bundle's.",
+)
+@click.option("--tta", is_flag=True, help="Average with the mirrored image; takes twice as long.")
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "torch", "openvino", "onnxruntime", "tensorrt"]),
+    help="Library that runs the network; auto takes the fastest that is installed, with the same masks.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "int8"]),
+    help="Of the network's arithmetic; int8 after 'export --to int8'.",
 )
 @click.option("--keep-probabilities", is_flag=True, help="Write the probability maps too.")
 @click.option("--uncertainty", is_flag=True, help="Write the entropy of the probabilities, in bits, too.")
@@ -132,6 +143,9 @@ def predict(
     post: Path | None,
     output_format: str,
     threshold: float | None,
+    tta: bool,
+    backend: str | None,
+    precision: str | None,
     keep_probabilities: bool,
     uncertainty: bool,
     preview: bool,
@@ -143,20 +157,23 @@ def predict(
 ) -> None:
     """Segment INPUTS: patient folders, folders of patients, TIFFs, NIfTI volumes. Exit code 1 if any case failed."""
     from monai_lgg import bundle as bundles
-    from monai_lgg import inference, saving
+    from monai_lgg import inference, prediction_inputs, saving
 
     if flair is None and (pre or post):
         raise click.UsageError("--pre and --post go with --flair")
     if not inputs and flair is None:
         raise click.UsageError("give INPUTS, or --flair FILE")
-    records = inference.prediction_records(inputs) if inputs else []
+    records = prediction_inputs.prediction_records(inputs) if inputs else []
     if flair is not None:
-        records.append(inference.sequences_record(flair, pre, post))
+        records.append(prediction_inputs.sequences_record(flair, pre, post))
     root = bundles.find_bundle(bundle)
     chosen = bundles.parse_settings(settings, [root / "configs" / "inference.json"])
     given = {
         "output_format": None if output_format == "auto" else output_format,
         "threshold": threshold,
+        "mirror": tta or None,
+        "backend": backend,
+        "precision": precision,
         "save_probabilities": keep_probabilities or None,
         "save_uncertainty": uncertainty or None,
     }

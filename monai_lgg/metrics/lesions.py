@@ -3,8 +3,8 @@
 import math
 
 import numpy as np
-from scipy.ndimage import generate_binary_structure, label
 
+from monai_lgg.components import label_components
 from monai_lgg.metrics.surface import bounding_box
 
 
@@ -35,5 +35,5 @@ def lesion_sensitivity(lesions: float, found: float) -> float:
 
 def _components(mask: np.ndarray, overlap: np.ndarray) -> tuple[int, int]:
     """How many components the mask has, and how many of them the overlap touches."""
-    labels, count = label(mask, generate_binary_structure(mask.ndim, mask.ndim))
-    return int(count), len(np.unique(labels[overlap]))
+    labels, count = label_components(mask)
+    return count, len(np.unique(labels[overlap]))

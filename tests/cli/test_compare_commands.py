@@ -101,7 +101,8 @@ def test_crossval_and_its_ensemble(few: Path, tmp_path: Path) -> None:
     masks = list((tmp_path / "x" / "oof" / "masks").glob("*/*_mask.tif"))
     assert (len(pooled.patients), len(masks)) == (10, 20)
 
-    from monai_lgg.inference import predict, prediction_records
+    from monai_lgg.inference import predict
+    from monai_lgg.prediction_inputs import prediction_records
 
     records = prediction_records([few])[:1]
     (outcome,) = predict(records, bundles.find_bundle(tmp_path / "x" / "ensemble"), tmp_path / "p")

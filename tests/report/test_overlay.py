@@ -2,8 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
+from PIL import Image
 
+from monai_lgg.report import overlay
 from monai_lgg.report.overlay import (
     PREDICTION_COLOUR,
     TRUTH_COLOUR,
@@ -84,29 +85,48 @@ def test_choose_slices() -> None:
     assert choose_slices(volume(4), None, 1) == [4]
 
 
+Panels = list[tuple[str, np.ndarray]]
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Panels, list[str]]]:
+    """What goes on each sheet that is drawn from here on: heading, panels and names of the legend."""
+    found: list[tuple[str, Panels, list[str]]] = []
+    draw = overlay.draw_sheet
+
+    def keep(heading: str, panels: Panels, legend: list[tuple[str, tuple[int, int, int]]]) -> Image.Image:
+        found.append((heading, panels, [name for name, _ in legend]))
+        return draw(heading, panels, legend)
+
+    monkeypatch.setattr(overlay, "draw_sheet", keep)
+    return found
+
+
 def test_contact_sheet_shows_the_chosen_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(figure: Figure, path: Path) -> None:
-        drawn.append(figure)
-        save(figure, path)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
+    sheets = drawn(monkeypatch)
     flair = np.random.default_rng(0).random((6, 4, 10))
     numbers = list(range(11, 21))
     save_contact_sheet(tmp_path / "a.png", "P_1", flair, volume(1, 2, 3, 4), volume(9), numbers)
-    assert (tmp_path / "a.png").stat().st_size > 0
-    shown = [axis for axis in drawn[0].axes if axis.images]
-    assert [axis.get_title() for axis in shown] == ["slice 12", "slice 13", "slice 14", "slice 15", "slice 20"]
-    np.testing.assert_array_equal(
-        shown[4].images[0].get_array(), paint(flair[..., 9], volume()[..., 0], volume(9)[..., 9])
-    )
-    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["prediction", "truth"]
+    heading, panels, legend = sheets[0]
+    assert heading == "P_1"
+    assert [caption for caption, _ in panels] == ["slice 12", "slice 13", "slice 14", "slice 15", "slice 20"]
+    np.testing.assert_array_equal(panels[4][1], paint(flair[..., 9], volume()[..., 0], volume(9)[..., 9]))
+    assert legend == ["prediction", "truth"]
+    with Image.open(tmp_path / "a.png") as picture:
+        height = round(overlay.PANEL * 6 / 4)
+        assert picture.size == (4 * overlay.PANEL, 2 * height + 4 * overlay.LINE)
+
+
+def test_panels_lie_row_by_row() -> None:
+    """Five panels of one colour each, four beside each other."""
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200)]
+    panels = [("", np.full((4, 4, 3), colour, np.uint8)) for colour in colours]
+    sheet = overlay.draw_sheet("", panels, [])
+    side, line = overlay.PANEL, overlay.LINE
+    centres = [(n % 4 * side + side // 2, 2 * line + n // 4 * (side + line) + side // 2) for n in range(5)]
+    assert [sheet.getpixel(centre) for centre in centres] == colours
 
 
 def test_contact_sheet_says_when_nothing_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    titles: list[str] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path: titles.append(figure.get_suptitle()))
+    sheets = drawn(monkeypatch)
     save_contact_sheet(tmp_path / "a.png", "P_1", np.zeros((6, 4, 2)), volume(depth=2))
-    assert titles == ["P_1: no tumour predicted"]
+    assert sheets[0][0] == "P_1: no tumour predicted"

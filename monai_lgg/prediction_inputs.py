@@ -1,0 +1,100 @@
+"""What a prediction is run on: patient folders, TIFFs and NIfTI volumes, as one record a case."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from monai_lgg.cases import parse_slice_name, patient_folders, read_patient, volume_records
+from monai_lgg.io.nifti import is_nifti
+from monai_lgg.io.tiff import is_tiff
+
+
+def prediction_records(inputs: str | Path | Iterable[str | Path]) -> list[dict[str, Any]]:
+    """Cases below the inputs: a patient folder, a folder of patients, single TIFFs, NIfTI volumes or folders of them.
+
+    Returns:
+        Records with ``image`` (paths) and ``case`` (unique name); patient folders also have ``slices`` (numbers) and,
+        when every slice has a mask, ``truth`` (mask paths). A folder that cannot be read has ``broken`` (the reason).
+    Raises:
+        FileNotFoundError: an input does not exist.
+        ValueError: an input holds no case, or two cases have one name.
+    """
+    paths = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    records = [record for path in paths for record in _records_of(Path(path))]
+    if not records:
+        raise ValueError(f"{', '.join(map(str, paths))}: only masks, no images; give the images")
+    check_names(records)
+    return records
+
+
+def check_names(records: list[dict[str, Any]]) -> None:
+    """Two cases of one name would overwrite each other.
+
+    Raises:
+        ValueError: there are two.
+    """
+    names: dict[str, Any] = {}
+    for record in records:
+        if record["case"] in names:
+            raise ValueError(
+                f"two cases are named {record['case']} ({names[record['case']]}, {record['image'][0]}); "
+                "predict them into two folders"
+            )
+        names[record["case"]] = record["image"][0]
+
+
+def _records_of(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        raise FileNotFoundError(f"input {path} does not exist")
+    if path.is_file():
+        parsed = parse_slice_name(path.name)
+        return [] if parsed is not None and parsed[2] else [_file_record(path)]  # a mask is no case
+    if any(parse_slice_name(item.name) for item in path.iterdir() if item.is_file()):
+        return [_patient_record(path)]
+    records = [_patient_record(folder) for folder in patient_folders(path)]
+    records += [
+        _file_record(item) for item in sorted(path.iterdir()) if is_nifti(item) and not item.name.startswith(".")
+    ]
+    if not records:
+        raise ValueError(f"{path}: no patient folders (<patient>/<patient>_<n>.tif) and no .nii or .nii.gz files")
+    return records
+
+
+def _patient_record(folder: Path) -> dict[str, Any]:
+    """A folder that cannot be read still gives a record, which then fails as a case and stops nothing else."""
+    try:
+        patient = read_patient(folder)
+    except ValueError as error:
+        return {"image": [str(folder)], "case": folder.name, "broken": str(error)}
+    record = volume_records([patient], labels=False)[0]
+    if patient.has_labels:
+        record["truth"] = [str(item.label) for item in patient.slices]
+    return record
+
+
+def _file_record(path: Path) -> dict[str, Any]:
+    if not (is_tiff(path) or is_nifti(path)):
+        raise ValueError(f"input {path}: unknown format; give .tif, .tiff, .nii, .nii.gz or a folder")
+    name = path.name
+    for suffix in (".nii.gz", path.suffix):
+        name = name.removesuffix(suffix)
+    return {"image": [str(path)], "case": _safe_name(name)}
+
+
+def _safe_name(text: str) -> str:
+    """``text`` as a file name: anything but letters, digits, ``.``, ``-`` and ``_`` becomes ``_``."""
+    return re.sub(r"[^\w.-]+", "_", text).strip(".") or "case"
+
+
+def sequences_record(flair: Path, pre: Path | None = None, post: Path | None = None) -> dict[str, Any]:
+    """One case of separate NIfTI volumes; a missing sequence is replaced by FLAIR, as in the public data."""
+    for path in (flair, pre, post):
+        if path is not None and not is_nifti(path):
+            raise ValueError(
+                f"{path}: separate sequences are given as .nii or .nii.gz; put TIFF sequences in one image"
+            )
+    record = _file_record(flair)
+    if pre is not None or post is not None:
+        record["image"] = [str(pre or flair), str(flair), str(post or flair)]
+    return record

@@ -1,0 +1,196 @@
+"""How probabilities should become masks, chosen on out-of-fold predictions: calibration, threshold, components, holes.
+
+    python scripts/choose_decision.py CROSSVAL --data DIR -o OUT [--apply]
+
+CROSSVAL is the output of ``monai-lgg crossval``. Each patient is segmented by the one network that has not seen it; its
+logits are kept in OUT, so that a second call is quick. The calibration is a logistic regression on all voxels; the rule
+is the one with the highest mean Dice over the patients. Because a choice flatters the patients that it was made on, the
+same is done with each fold left out, and the Dice of the left-out patients is printed beside it. --apply writes the
+choice into the configurations of the folds, for ``monai-lgg evaluate`` and ``predict``; for a bundle that ships, put
+the printed section into its recipe.json.
+"""
+
+import argparse
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize
+
+from monai_lgg.bundle import workflow
+from monai_lgg.components import label_components
+from monai_lgg.decision import decide
+from monai_lgg.io.atomic import atomic_text
+from monai_lgg.splits import read_split
+
+NEUTRAL: dict[str, Any] = {
+    "calibration": {"slope": 1.0, "intercept": 0.0},
+    "threshold": 0.5,
+    "component_share": 0.0,
+    "fill_holes": False,
+}
+#: Logits as the network gives them.
+THRESHOLDS = (-2.0, -1.5, -1.25, -1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5)
+SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+FILLS = (False, True)
+#: Logits beyond are kept as this: a probability of 6e-6.
+LARGEST = 12.0
+BINS = 2400
+Case = tuple[np.ndarray, np.ndarray]  # logits and truth
+Rule = tuple[float, float, bool]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("crossval", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help="folder in the public layout")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="keeps the logits")
+    parser.add_argument("--mirror", action="store_true", help="with the mirrored image, as predict --tta")
+    parser.add_argument("--apply", action="store_true", help="write the choice into the folds' configurations")
+    args = parser.parse_args()
+    split = read_split(args.crossval / "split.json")
+    runs = [args.crossval / "folds" / str(fold) for fold in range(len(split.folds))]
+    trained = [fold for fold, run in enumerate(runs) if (run / "trained.json").is_file()]
+    for fold in trained:
+        keep_logits(runs[fold], args.data, fold, args.output, split.part("test", fold), args.mirror)
+    folds = [[load(args.output / f"{name}.npz") for name in split.part("test", fold)] for fold in trained]
+    print(f"{sum(map(len, folds))} patients of folds {trained}")
+    decision = choose(folds)
+    print(json.dumps({"decision": decision}, indent=4))
+    if args.apply:
+        for fold in trained:
+            apply(runs[fold], decision)
+
+
+def keep_logits(run: Path, data: Path, fold: int, output: Path, names: Sequence[str], mirror: bool) -> None:
+    """``output/<patient>.npz`` with ``logits`` float16 and ``truth`` bool, both (H, W, D), of the fold's test part."""
+    if all((output / f"{name}.npz").is_file() for name in names):
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    settings = {
+        **NEUTRAL,
+        "dataset_dir": str(data.resolve()),
+        "split_file": str(run / "eval" / "split.json"),
+        "fold": fold,
+        "part": "test",
+        "mirror": mirror,
+        "validate#handlers": [],
+        "show_progress": False,
+    }
+    flow = workflow(run, ["train.json", "evaluate.json"], "train", "evaluating", settings)
+    evaluator = flow.parser.get_parsed_content("validate#evaluator")
+
+    def keep(engine: Any) -> None:
+        for item, record in zip(engine.state.output, engine.state.batch, strict=True):
+            probability = item["prob"][0].double().cpu().numpy().clip(1e-9, 1 - 1e-9)
+            logits = np.log(probability / (1 - probability)).clip(-LARGEST, LARGEST).astype(np.float16)
+            np.savez_compressed(
+                output / f"{record['case']}.npz", logits=logits, truth=item["label"][0].cpu().numpy() > 0.5
+            )
+            print(f"fold {fold}: {record['case']}", flush=True)
+
+    evaluator.add_event_handler("ITERATION_COMPLETED", keep)
+    evaluator.run()
+
+
+def load(path: Path) -> Case:
+    with np.load(path) as file:
+        logits, truth = file["logits"].astype(np.float32), file["truth"]
+    return logits, truth
+
+
+def choose(folds: list[list[Case]]) -> dict[str, Any]:
+    """Calibration and rule from all folds; prints what each rule gives, and the same with each fold left out."""
+    slope, intercept = calibrate(sum(histogram(*case) for cases in folds for case in cases))
+    known = rules()
+    table = [np.array([dice_by_rule(*case) for case in cases]) for cases in folds]  # of each: (patients, rules)
+    everyone = np.concatenate(table)
+    print(f"plain: {_figures(everyone[:, known.index((0.0, 0.0, False))])}")
+    order = np.argsort(-everyone.mean(axis=0))
+    for k in order[:8]:
+        print(f"  {_named(known[k])}: {_figures(everyone[:, k])}")
+    print(f"chosen on all: {_named(known[order[0]])}: {_figures(everyone[:, order[0]])}")
+    if len(folds) > 1:
+        left = [rows[:, _best(table[:fold] + table[fold + 1 :])] for fold, rows in enumerate(table)]
+        print(f"chosen without the fold it is used on: {_figures(np.concatenate(left))}")
+    threshold, share, fill = known[order[0]]
+    return {
+        "calibration": {"slope": round(slope, 4), "intercept": round(intercept, 4)},
+        "threshold": round(1 / (1 + math.exp(-slope * threshold - intercept)), 4),
+        "component_share": share,
+        "fill_holes": fill,
+    }
+
+
+def _best(table: list[np.ndarray]) -> int:
+    return int(np.concatenate(table).mean(axis=0).argmax())
+
+
+def dice_by_rule(logits: np.ndarray, truth: np.ndarray) -> list[float]:
+    """Dice of a patient by each of :func:`rules`; components are counted once for all shares."""
+    found = []
+    for threshold, fill in itertools.product(THRESHOLDS, FILLS):
+        box = _box(logits >= threshold)
+        if box is None:
+            found += [0.0] * len(SHARES)
+            continue
+        labels, _ = label_components(decide(logits[box], threshold, fill=fill))
+        sizes = np.bincount(labels.ravel())[1:]
+        right = np.bincount(labels[truth[box]], minlength=len(sizes) + 1)[1:]
+        for share in SHARES:
+            kept = sizes >= share * sizes.max()
+            found.append(2 * right[kept].sum() / (sizes[kept].sum() + truth.sum()))
+    return found
+
+
+def rules() -> list[Rule]:
+    """(least logit of tumour, share, fill), in the order of :func:`dice_by_rule`."""
+    return [(threshold, share, fill) for threshold, fill in itertools.product(THRESHOLDS, FILLS) for share in SHARES]
+
+
+def _box(mask: np.ndarray) -> tuple[slice, ...] | None:
+    if not mask.any():
+        return None
+    lines = [np.flatnonzero(mask.any(axis=tuple(b for b in range(3) if b != a))) for a in range(3)]
+    return tuple(slice(int(line[0]), int(line[-1]) + 1) for line in lines)
+
+
+def histogram(logits: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(2, BINS): how many voxels outside and inside the true mask have each logit."""
+    edges = np.linspace(-LARGEST, LARGEST, BINS + 1)
+    return np.stack([np.histogram(logits[truth == kind], edges)[0] for kind in (False, True)])
+
+
+def calibrate(counts: np.ndarray) -> tuple[float, float]:
+    """(slope, intercept) of the logistic regression of tumour on the logit, by maximum likelihood."""
+    middles = (np.arange(BINS) + 0.5) * 2 * LARGEST / BINS - LARGEST
+
+    def loss(line: np.ndarray) -> float:
+        score = line[0] * middles + line[1]
+        return float((counts[0] * np.logaddexp(0, score) + counts[1] * np.logaddexp(0, -score)).sum() / counts.sum())
+
+    found = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead", options={"xatol": 1e-5, "fatol": 1e-12})
+    return float(found.x[0]), float(found.x[1])
+
+
+def apply(run: Path, decision: dict[str, Any]) -> None:
+    for name in ("evaluate.json", "inference.json"):
+        path = run / "configs" / name
+        atomic_text(path, json.dumps({**json.loads(path.read_text()), **decision}, indent=4) + "\n")
+
+
+def _named(rule: Rule) -> str:
+    return f"logit {rule[0]:5.2f}, share {rule[1]:.2f}, {'filled' if rule[2] else 'as is'}"
+
+
+def _figures(values: np.ndarray) -> str:
+    tenth, median = np.nanpercentile(values, [10, 50])
+    return f"Dice mean {np.nanmean(values):.4f}, median {median:.4f}, 10th percentile {tenth:.4f}"
+
+
+if __name__ == "__main__":
+    main()
