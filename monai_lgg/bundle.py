@@ -248,12 +248,14 @@ def stored_settings(bundle: Path) -> dict[str, Any]:
 
 def seen_in_training(bundle: Path, dataset_dir: Path, split_file: Path | None, part: str, fold: int) -> str | None:
     """A warning that names how many of the patients to evaluate this run was trained or validated on; None for none."""
-    own = bundle / "eval" / "split.json"
-    if not own.is_file():
+    own = [bundle / "eval" / "split.json", bundle / "models" / "split.json"]  # of a run; of weights that ship
+    found = next((path for path in own if path.is_file()), None)
+    if found is None:
         return None
-    split = read_split(own)
+    split = read_split(found)
     if split.level == "slice":
         return None  # says so itself
+    fold = fold if len(split.folds) > fold else 0
     used = {name for of in ("train", "validation") for name in split.part(of, fold)}
     chosen = {patient.name for patient in read_patients(dataset_dir)}
     if part != "all" and split_file is not None:

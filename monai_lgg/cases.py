@@ -173,6 +173,8 @@ def intensity_range(channel: np.ndarray) -> tuple[float, float]:
     The median is that of tissue, so neither the share of background in the field of view nor the brightness of fat
     moves it, and a tumour lies at about the same place in every scan.
     """
+    if channel.dtype == np.uint8:
+        return _range_of_bytes(np.bincount(channel.ravel(), minlength=256))
     low = float(channel.min())
     inside = channel[channel > low]
     if not inside.size:
@@ -180,6 +182,25 @@ def intensity_range(channel: np.ndarray) -> tuple[float, float]:
     bright = float(np.percentile(inside, BRIGHT_PERCENTILE))
     head = inside[inside > low + HEAD_SHARE * (bright - low)]
     return low, low + TOP_MEDIANS * (float(np.median(head)) - low)
+
+
+def _range_of_bytes(counts: np.ndarray) -> tuple[float, float]:
+    """The same from the number of voxels of each value, which is ten times faster: the public data have 8 bits."""
+    values = np.flatnonzero(counts)
+    low = float(values[0])
+    if len(values) == 1:
+        return low, low
+    bright = _percentile(values[1:], counts[values[1:]], BRIGHT_PERCENTILE)
+    head = values[values > low + HEAD_SHARE * (bright - low)]
+    return low, low + TOP_MEDIANS * (_percentile(head, counts[head], 50) - low)
+
+
+def _percentile(values: np.ndarray, counts: np.ndarray, percent: float) -> float:
+    """np.percentile of the voxels that were counted: linear between two ranks."""
+    ends = np.cumsum(counts)
+    rank = (ends[-1] - 1) * percent / 100
+    below, above = (values[np.searchsorted(ends, at, side="right")] for at in (np.floor(rank), np.ceil(rank)))
+    return float(below + (above - below) * (rank - np.floor(rank)))
 
 
 def volume_ranges(patient: Patient) -> list[tuple[float, float]]:

@@ -1,7 +1,7 @@
 """Connected components of masks, by one rule for all: voxels that touch by face, edge or corner (26 neighbours)."""
 
 import numpy as np
-from scipy.ndimage import generate_binary_structure, label
+from scipy.ndimage import find_objects, generate_binary_structure, label
 
 
 def label_components(mask: np.ndarray) -> tuple[np.ndarray, int]:
@@ -10,7 +10,11 @@ def label_components(mask: np.ndarray) -> tuple[np.ndarray, int]:
     Args:
         mask: bool, (H, W) or (H, W, D).
     """
-    labels, count = label(mask, generate_binary_structure(mask.ndim, mask.ndim))
+    labels = np.zeros(mask.shape, np.int32)
+    box = find_objects(mask.astype(np.uint8))  # most of a head is no tumour
+    if not box:
+        return labels, 0
+    labels[box[0]], count = label(mask[box[0]], generate_binary_structure(mask.ndim, mask.ndim))
     return labels, int(count)
 
 

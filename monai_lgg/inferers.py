@@ -189,7 +189,7 @@ class ContextSliceInferer(Inferer):
             return self(inputs.unsqueeze(-1), network, *args, **kwargs).squeeze(-1)
         if len(inputs) != 1:
             raise ValueError(f"{len(inputs)} volumes in a batch; give one, sizes differ")
-        slices = torch.as_tensor(inputs)[0].permute(3, 0, 1, 2)  # (D, C, H, W)
+        slices = inputs.as_subclass(torch.Tensor)[0].permute(3, 0, 1, 2)  # (D, C, H, W), without MONAI's metadata
         sized = self._sized(slices)
         boxes = _head_boxes(sized)
         logits = sized.new_full((len(sized), 1, *sized.shape[-2:]), NOTHING)

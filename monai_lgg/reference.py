@@ -1,6 +1,6 @@
 """What the scans of a training look like, so that unlike ones can be told from them.
 
-A reference is a small JSON file beside a bundle's configuration (``configs/reference.json``). It holds ranges of a few
+A reference is a small JSON file beside a bundle's weights (``models/reference.json``). It holds ranges of a few
 features over the training patients, a coarse mean head of each sequence, and a linear classifier of the sequences. All
 features are measured on intensities as multiples of the head's median, so the scanner's scale does not matter.
 """

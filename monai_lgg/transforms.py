@@ -64,8 +64,8 @@ class ScaleVolumeIntensityd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         record = dict(data)
         for key in self.key_iterator(record):
+            ranges = record.get(self.range_key) or [intensity_range(np.asarray(channel)) for channel in record[key]]
             scaled = record[key].to(torch.float32, copy=True)
-            ranges = record.get(self.range_key) or [intensity_range(np.asarray(channel)) for channel in scaled]
             if len(ranges) != scaled.shape[0]:
                 raise ValueError(
                     f"{_name(record, key)}: {scaled.shape[0]} channels, but intensity ranges of {len(ranges)}"

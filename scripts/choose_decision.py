@@ -24,6 +24,7 @@ from scipy.optimize import minimize
 from monai_lgg.bundle import workflow
 from monai_lgg.components import label_components
 from monai_lgg.decision import decide
+from monai_lgg.experiments import TRAINED
 from monai_lgg.io.atomic import atomic_text
 from monai_lgg.splits import read_split
 
@@ -54,7 +55,9 @@ def main() -> None:
     args = parser.parse_args()
     split = read_split(args.crossval / "split.json")
     runs = [args.crossval / "folds" / str(fold) for fold in range(len(split.folds))]
-    trained = [fold for fold, run in enumerate(runs) if (run / "trained.json").is_file()]
+    trained = [fold for fold, run in enumerate(runs) if (run / TRAINED).is_file()]
+    if not trained:
+        parser.error(f"{args.crossval}: no fold has been trained to its end")
     for fold in trained:
         keep_logits(runs[fold], args.data, fold, args.output, split.part("test", fold), args.mirror)
     folds = [[load(args.output / f"{name}.npz") for name in split.part("test", fold)] for fold in trained]

@@ -2,7 +2,7 @@
 
     python scripts/make_reference.py BUNDLE --data DIR [--split FILE] [--part train]
 
-Writes ``BUNDLE/configs/reference.json``, which ``predict`` then uses.
+Writes ``BUNDLE/models/reference.json``, which ``predict`` then uses.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def main() -> None:
         split = read_split(options.split or root / "eval" / "split.json")
         names = sorted(split.part(options.part))
     reference = measure_reference(options.data, names)
-    save_reference(root / "configs" / "reference.json", reference)
+    save_reference(root / "models" / "reference.json", reference)
     print(f"{root / 'configs' / 'reference.json'}: {reference.patients} patients")
 
 

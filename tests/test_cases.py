@@ -9,6 +9,7 @@ from monai_lgg.cases import (
     Slice,
     data_root,
     institution_of,
+    intensity_range,
     parse_slice_name,
     patient_folders,
     read_labels,
@@ -169,3 +170,15 @@ def test_labels_of_two_sizes(tmp_path):
 def test_label_missing():
     with pytest.raises(ValueError, match="p: slice 1 has no mask"):
         read_labels(Patient("p", (Slice(1, Path("p_1.tif"), None),)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_intensity_range_of_bytes_equals_that_of_the_same_numbers(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    channel = (rng.gamma(2.0, 20, (13, 17, 5)) * (rng.random((13, 17, 5)) < 0.6)).clip(0, 255).astype(np.uint8)
+    assert intensity_range(channel) == pytest.approx(intensity_range(channel.astype(np.float32)), rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [0, 7])
+def test_intensity_range_of_constant_bytes(value: int) -> None:
+    assert intensity_range(np.full((2, 3, 4), value, np.uint8)) == (value, value)

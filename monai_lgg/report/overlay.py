@@ -63,7 +63,7 @@ def save_contact_sheet(
     ]
     legend = [("prediction", PREDICTION_COLOUR)] + ([("truth", TRUTH_COLOUR)] if truth is not None else [])
     heading = title if prediction.any() else f"{title}: no tumour predicted"
-    draw_sheet(heading, panels, legend).save(path)
+    draw_sheet(heading, panels, legend).save(path, compress_level=1)  # a third larger, four times as fast
 
 
 def draw_sheet(

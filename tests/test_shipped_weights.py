@@ -1,0 +1,75 @@
+"""Weights that ship: whole, safe to load, small enough, and giving the figures that are written beside them."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from monai_lgg import bundle as bundles
+from monai_lgg.bundle import evaluate, find_bundle
+from monai_lgg.phantom import write_patients
+from monai_lgg.results import read_results
+from monai_lgg.splits import read_split
+
+WITH_WEIGHTS = sorted(path.parent.parent for path in (Path(__file__).parent.parent / "bundles").glob("*/models/*.pt"))
+LARGEST = 25_000_000
+#: Of a patient's Dice: other processors round sums in another order, which moves single pixels.
+TOLERANCE = 0.002
+
+
+@pytest.fixture(params=WITH_WEIGHTS, ids=lambda path: path.name)
+def shipped(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.param
+    return path
+
+
+def manifest(bundle: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((bundle / "models" / "manifest.json").read_text())
+    return content
+
+
+def found_dice(bundle: Path, data: Path, output: Path) -> dict[str, float]:
+    evaluate(bundle, data, output, part="all", progress=False)
+    return {str(row["patient"]): float(row["dice"]) for row in read_results(output).patients}
+
+
+def test_the_default_bundle_has_weights() -> None:
+    assert find_bundle("unet_25d").name in {path.name for path in WITH_WEIGHTS}
+
+
+def test_file(shipped: Path) -> None:
+    weights = shipped / "models" / "model.pt"
+    assert weights.stat().st_size <= LARGEST
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == manifest(shipped)["weights_sha256"]
+    state = torch.load(weights, weights_only=True)
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    assert "CC BY-NC-SA 4.0" in (shipped / "models" / "NOTICE").read_text()
+
+
+def test_patients_seen_are_known(shipped: Path, phantoms: Path) -> None:
+    split = read_split(shipped / "models" / "split.json")
+    counts = {part: len(split.part(part)) for part in ("train", "validation", "test")}
+    assert counts == manifest(shipped)["patients"]
+    assert bundles.seen_in_training(shipped, phantoms, None, "all", 0) is None
+
+
+def test_a_training_takes_neither_weights_nor_their_papers(shipped: Path, tmp_path: Path) -> None:
+    bundles.prepare_run(shipped, tmp_path / "run", {})
+    assert not (tmp_path / "run" / "models").exists()
+
+
+def test_phantoms_give_the_recorded_figures(shipped: Path, tmp_path: Path) -> None:
+    facts = manifest(shipped)
+    write_patients(tmp_path / "phantoms", **facts["phantoms"])
+    found = found_dice(shipped, tmp_path / "phantoms", tmp_path / "out")
+    assert found == pytest.approx(facts["dice"]["phantoms"], abs=TOLERANCE)
+
+
+@pytest.mark.real
+def test_real_patients_give_the_recorded_figures(shipped: Path, real_data: Path, tmp_path: Path) -> None:
+    recorded = manifest(shipped)["dice"]["patients"]
+    found = found_dice(shipped, real_data, tmp_path / "out")
+    assert found == pytest.approx({name: recorded[name] for name in found}, abs=TOLERANCE)
