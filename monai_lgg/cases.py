@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
-#: The head is what lies above this share of the way from a volume's minimum to its bright end.
+#: The head is what lies above this share of the way from a volume's background to its bright end.
 HEAD_SHARE = 0.1
 #: A volume's bright end, without single hot voxels.
 BRIGHT_PERCENTILE = 99.5
+#: The background lies between the first two, if they differ by less than :data:`FLAT` of what the others do.
+BACKGROUND_PERCENTILES = (10, 30, 90)
+FLAT = 0.25
 #: Intensities above this multiple of the head's median (fat, vessels, artefacts) are clipped.
 TOP_MEDIANS = 3.0
 
@@ -168,14 +171,15 @@ def volume_records(
 
 
 def intensity_range(channel: np.ndarray) -> tuple[float, float]:
-    """(minimum, minimum + 3 x (median of the head - minimum)) of one sequence of a whole volume.
+    """(background, background + 3 x (median of the head - background)) of one sequence of a whole volume.
 
     The median is that of tissue, so neither the share of background in the field of view nor the brightness of fat
-    moves it, and a tumour lies at about the same place in every scan.
+    moves it, and a tumour lies at about the same place in every scan. The background is the minimum, or what
+    :func:`_background` finds where there is noise.
     """
     if channel.dtype == np.uint8:
         return _range_of_bytes(np.bincount(channel.ravel(), minlength=256))
-    low = float(channel.min())
+    low = _background(float(channel.min()), *np.percentile(channel, BACKGROUND_PERCENTILES, method="lower"))
     inside = channel[channel > low]
     if not inside.size:
         return low, low
@@ -187,12 +191,23 @@ def intensity_range(channel: np.ndarray) -> tuple[float, float]:
 def _range_of_bytes(counts: np.ndarray) -> tuple[float, float]:
     """The same from the number of voxels of each value, which is ten times faster: the public data have 8 bits."""
     values = np.flatnonzero(counts)
-    low = float(values[0])
-    if len(values) == 1:
+    ranks = [(counts.sum() - 1) * percent // 100 for percent in BACKGROUND_PERCENTILES]
+    low = _background(float(values[0]), *values[np.searchsorted(np.cumsum(counts[values]), ranks, side="right")])
+    inside = values[values > low]
+    if not inside.size:
         return low, low
-    bright = _percentile(values[1:], counts[values[1:]], BRIGHT_PERCENTILE)
-    head = values[values > low + HEAD_SHARE * (bright - low)]
+    bright = _percentile(inside, counts[inside], BRIGHT_PERCENTILE)
+    head = inside[inside > low + HEAD_SHARE * (bright - low)]
     return low, low + TOP_MEDIANS * (_percentile(head, counts[head], 50) - low)
+
+
+def _background(minimum: float, dark: float, middle: float, light: float) -> float:
+    """Level of the background: ``dark`` where the darker part of the volume is flat, as air with noise is.
+
+    The minimum would be that of the noise. Where the head fills the field of view, nothing is flat, and the minimum
+    stands.
+    """
+    return float(dark) if middle - dark < FLAT * (light - middle) else minimum
 
 
 def _percentile(values: np.ndarray, counts: np.ndarray, percent: float) -> float:

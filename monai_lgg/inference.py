@@ -15,9 +15,10 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.data import list_data_collate
 
-from monai_lgg.bundle import workflow
+from monai_lgg.bundle import read_config, workflow
 from monai_lgg.errors import deepest
 from monai_lgg.io.atomic import atomic_text
 from monai_lgg.prediction_inputs import check_names
@@ -56,6 +57,7 @@ def predict(
     *,
     settings: Mapping[str, Any] | None = None,
     device: str = "auto",
+    ensemble: bool = False,
     overwrite: bool = False,
     progress: Callable[[list[dict[str, Any]]], Iterable[dict[str, Any]]] = iter,
 ) -> list[CaseResult]:
@@ -66,6 +68,7 @@ def predict(
         bundle: with weights at ``models/model.pt``.
         output: gets a folder a case and ``results.csv``.
         settings: checked overrides of ``inference.json``.
+        ensemble: with the networks of ``models/ensemble.pt`` in place of the one of ``models/model.pt``.
         overwrite: do finished cases again.
         progress: wraps the records, for example in a progress bar.
     Raises:
@@ -75,7 +78,8 @@ def predict(
     check_writable(output)
     results: list[CaseResult] = []
     todo: list[dict[str, Any]] = []
-    made_by = {"weights_sha256": weights_sha256(bundle), "settings": dict(settings or {})}
+    made_by = {"weights_sha256": weights_sha256(bundle, ensemble), "settings": dict(settings or {})}
+    settings = {**(settings or {}), **(_ensemble_settings(bundle) if ensemble else {})}
     for record in records:
         record = {**record, "made_from": json.dumps({"input": _absolute(record["image"]), **made_by}, sort_keys=True)}
         if overwrite or not _finished(output, record["case"]):
@@ -84,7 +88,7 @@ def predict(
             results.append(_skipped(output, record))
 
     def make_flow() -> Any:
-        return _inference_workflow(bundle, output, settings or {}, device, todo)
+        return _inference_workflow(bundle, output, settings, device, todo)
 
     try:
         for result in _run(todo, make_flow, output, progress):
@@ -214,6 +218,25 @@ def _inference_workflow(
 ) -> Any:
     own = {"device_name": device, "output_dir": str(output), "data": todo[:1], "evaluator#postprocessing": None}
     return workflow(bundle, ["inference.json"], "infer", "inferring", {**own, **settings})
+
+
+def _ensemble_settings(bundle: Path) -> dict[str, Any]:
+    """Settings of ``inference.json`` that put the networks of ``models/ensemble.pt`` in the place of the bundle's one.
+
+    Raises:
+        FileNotFoundError: the bundle has no such file.
+    """
+    path = bundle / "models" / "ensemble.pt"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"bundle {bundle.name} has no models/ensemble.pt; predict without an ensemble, or make one: "
+            f"'monai-lgg crossval {bundle.name} -o OUT', then predict with --bundle OUT/ensemble"
+        )
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    members = {name.split(".")[1] for name in state}
+    network = read_config([bundle / "configs" / "inference.json"])["network_def"]
+    ensemble = {"_target_": "monai_lgg.networks.ensemble.Ensemble", "networks": [network for _ in members]}
+    return {"network_def": ensemble, "model_file": str(path)}
 
 
 def _failure(case: str, error: Exception, seconds: float) -> CaseResult:

@@ -92,7 +92,7 @@ def seed_of(case: str, perturbation: str) -> int:
 
 
 def head_median(channel: np.ndarray) -> float:
-    """Median of the head above the volume's minimum, by :func:`monai_lgg.cases.intensity_range`."""
+    """Median of the head above the volume's background, by :func:`monai_lgg.cases.intensity_range`."""
     low, high = intensity_range(channel)
     return (high - low) / TOP_MEDIANS
 

@@ -209,7 +209,7 @@ def write_manifest(output: Path, bundle: Path, options: Mapping[str, Any], count
     Args:
         output: of the predictions.
         bundle: folder, with weights at ``models/model.pt``.
-        options: of the call, such as the threshold.
+        options: of the call, such as the threshold; with ``ensemble`` the weights are those of the ensemble.
         counts: of cases, by their status.
     """
     from monai_lgg.report.environment import environment
@@ -221,7 +221,7 @@ def write_manifest(output: Path, bundle: Path, options: Mapping[str, Any], count
             "folder": bundle.name,
             "name": metadata.get("name"),
             "version": metadata.get("version"),
-            "weights_sha256": weights_sha256(bundle),
+            "weights_sha256": weights_sha256(bundle, bool(options.get("ensemble"))),
         },
         "options": dict(options),
         "cases": dict(counts),
@@ -231,7 +231,7 @@ def write_manifest(output: Path, bundle: Path, options: Mapping[str, Any], count
     return output / MANIFEST
 
 
-def weights_sha256(bundle: Path) -> str | None:
-    """Of ``models/model.pt``; None when there are no weights."""
-    weights = bundle / "models" / "model.pt"
+def weights_sha256(bundle: Path, ensemble: bool = False) -> str | None:
+    """Of ``models/model.pt`` or ``models/ensemble.pt``; None when there are no weights."""
+    weights = bundle / "models" / ("ensemble.pt" if ensemble else "model.pt")
     return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None

@@ -182,3 +182,21 @@ def test_intensity_range_of_bytes_equals_that_of_the_same_numbers(seed: int) -> 
 @pytest.mark.parametrize("value", [0, 7])
 def test_intensity_range_of_constant_bytes(value: int) -> None:
     assert intensity_range(np.full((2, 3, 4), value, np.uint8)) == (value, value)
+
+
+def noisy_scan(offset: float, noise: float) -> np.ndarray:
+    """Half air, a third dark tissue of 100 and bright tissue of 700, over an offset."""
+    clean = np.repeat([0.0, 100.0, 700.0], [5000, 4000, 1000])
+    return clean + offset + np.random.default_rng(0).normal(0, noise, clean.shape)
+
+
+def test_noise_in_the_air_is_no_head() -> None:
+    """Tissue's median is 100 above the air; the minimum of the noise lies 35 below it."""
+    low, high = intensity_range(noisy_scan(200, 10))
+    assert low == pytest.approx(200, abs=10)
+    assert (high - low) / 3 == pytest.approx(100, rel=0.15)
+
+
+def test_a_head_that_fills_the_field_of_view_has_its_minimum_as_background() -> None:
+    values = np.linspace(50, 150, 1001)
+    assert intensity_range(values)[0] == 50

@@ -216,6 +216,22 @@ def test_only_the_same_input_and_settings_are_skipped(threshold_bundle: Path, tm
     assert predict(records, threshold_bundle, out, overwrite=True)[0].status == "done"
 
 
+def test_an_ensemble_averages_probabilities(threshold_bundle: Path, tmp_path: Path) -> None:
+    """One network finds the pattern, two find nothing: all probabilities are 0 or 1, so their mean is 1/3 there."""
+    record = prediction_records(write_patient(tmp_path / "in", "p", pattern(40, 50, 3)))
+    with pytest.raises(FileNotFoundError, match="has no models/ensemble.pt; predict without an ensemble, or make one"):
+        predict(record, threshold_bundle, tmp_path / "out", ensemble=True)
+    levels = {f"networks.{k}.level": torch.tensor(level) for k, level in enumerate([0.4, 2.0, 2.0])}
+    torch.save(levels, threshold_bundle / "models" / "ensemble.pt")
+    for threshold, found in ((0.3, True), (0.4, False)):
+        out = tmp_path / str(threshold)
+        predict(record, threshold_bundle, out, ensemble=True, settings={"threshold": threshold})
+        np.testing.assert_array_equal(read_masks(out, "p", 3) > 0, pattern(40, 50, 3) & found)
+    facts = json.loads((out / "p" / "result.json").read_text())["made_from"]
+    assert facts["weights_sha256"] == saving.weights_sha256(threshold_bundle, ensemble=True)
+    assert predict(record, threshold_bundle, out, settings={"threshold": 0.4})[0].status == "failed"
+
+
 def test_masks_among_the_inputs_are_no_cases(tmp_path: Path) -> None:
     for name in ("p_1.tif", "p_1_mask.tif"):
         tifffile.imwrite(tmp_path / name, np.zeros((4, 5), np.uint8))

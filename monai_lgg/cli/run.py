@@ -117,6 +117,9 @@ def evaluate(
 )
 @click.option("--tta", is_flag=True, help="Average with the mirrored image; takes twice as long.")
 @click.option(
+    "--ensemble", is_flag=True, help="Average the networks of the cross-validation; takes as many times as long."
+)
+@click.option(
     "--backend",
     type=click.Choice(["auto", "torch", "openvino", "onnxruntime", "tensorrt"]),
     help="Library that runs the network; auto takes the fastest that is installed, with the same masks.",
@@ -144,6 +147,7 @@ def predict(
     output_format: str,
     threshold: float | None,
     tta: bool,
+    ensemble: bool,
     backend: str | None,
     precision: str | None,
     keep_probabilities: bool,
@@ -184,11 +188,14 @@ def predict(
         output,
         settings=chosen,
         device=device,
+        ensemble=ensemble,
         overwrite=overwrite,
         progress=lambda todo: _bar(todo, "predicting", quiet),
     )
     counts = {of: sum(item.status == of for item in results) for of in ("done", "skipped", "failed")}
-    saving.write_manifest(output, root, {**chosen, "device": device, "overwrite": overwrite}, counts)
+    saving.write_manifest(
+        output, root, {**chosen, "device": device, "ensemble": ensemble, "overwrite": overwrite}, counts
+    )
     if preview:
         from monai_lgg.report.preview import write_preview
 

@@ -242,7 +242,8 @@ def test_what_predict_writes(run: Path, phantoms: Path, tmp_path: Path) -> None:
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["cases"] == {"done": 1, "skipped": 0, "failed": 0}
     assert manifest["options"] == {
-        "threshold": 0.3, "save_probabilities": True, "save_uncertainty": True, "device": "auto", "overwrite": False
+        "threshold": 0.3, "save_probabilities": True, "save_uncertainty": True, "device": "auto", "ensemble": False,
+        "overwrite": False,
     }  # fmt: skip
     assert str(phantoms) not in (out / "manifest.json").read_text()
     page = (out / "preview.html").read_text()
