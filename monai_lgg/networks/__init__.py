@@ -10,8 +10,8 @@ import difflib
 from torch import nn
 
 from monai_lgg.networks.autoencoder import SegmentationAE
-from monai_lgg.networks.context_unet import ContextUNet
 from monai_lgg.networks.deeplab import DeepLab
+from monai_lgg.networks.lite_unet import LiteUNet
 from monai_lgg.networks.resnext import ResNeXt50UNet
 from monai_lgg.networks.resunet import ResUNet
 from monai_lgg.networks.unet import UNet2d
@@ -22,7 +22,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "deeplab": DeepLab,
     "segmentation_ae": SegmentationAE,
     "resnext50_unet": ResNeXt50UNet,
-    "context_unet": ContextUNet,
+    "lite_unet": LiteUNet,
 }
 
 

