@@ -53,6 +53,10 @@ Run = Callable[[torch.Tensor], torch.Tensor]
 _log = logging.getLogger(__name__)
 
 
+class BackendError(Exception):
+    """A network cannot be run by the backend that was asked for, whatever its input."""
+
+
 @dataclass(frozen=True)
 class Backend:
     """A network as one library runs it: called with float32 (B, C, H, W), it gives float32 logits (B, out, H, W)."""

@@ -18,12 +18,14 @@ from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow
 from monai_lgg.cases import read_patients
 from monai_lgg.io.atomic import atomic_text
 from monai_lgg.networks import NETWORKS
-from monai_lgg.splits import load_split, read_split, save_split
+from monai_lgg.splits import Split, load_split, read_split, save_split
 
 _PACKAGE = Path(__file__).parent
 #: A run is a copy of the bundle, so that it can be used wherever a bundle can.
 _NOT_COPIED = shutil.ignore_patterns("models", "eval", "__pycache__", "recipe.json", ".*")
 OVERRIDES = "overrides.json"
+#: In ``models``: what the scans of the training look like.
+REFERENCE = "reference.json"
 #: Numbers of glibc's mallopt options (malloc.h).
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
@@ -246,13 +248,17 @@ def stored_settings(bundle: Path) -> dict[str, Any]:
     return json.loads(stored.read_text()) if stored.is_file() else {}
 
 
+def training_split(bundle: Path) -> Split | None:
+    """The split that the bundle's weights were trained by: of a run, or of weights that ship; None without one."""
+    own = [bundle / "eval" / "split.json", bundle / "models" / "split.json"]
+    return next((read_split(path) for path in own if path.is_file()), None)
+
+
 def seen_in_training(bundle: Path, dataset_dir: Path, split_file: Path | None, part: str, fold: int) -> str | None:
     """A warning that names how many of the patients to evaluate this run was trained or validated on; None for none."""
-    own = [bundle / "eval" / "split.json", bundle / "models" / "split.json"]  # of a run; of weights that ship
-    found = next((path for path in own if path.is_file()), None)
-    if found is None:
+    split = training_split(bundle)
+    if split is None:
         return None
-    split = read_split(found)
     if split.level == "slice":
         return None  # says so itself
     fold = fold if len(split.folds) > fold else 0
@@ -287,7 +293,8 @@ def train(
         bundle: of :func:`find_bundle`.
         dataset_dir: in the public layout.
         run: becomes a copy of the bundle with ``models/model.pt`` (best), ``models/checkpoint.pt`` (to go on from),
-            ``eval/split.json`` and TensorBoard events in ``eval``.
+            ``models/reference.json`` (what the scans look like, for the flags of predictions), ``eval/split.json`` and
+            TensorBoard events in ``eval``.
         split_file: None makes a patient-level split.
         settings: ``key=value`` overrides of the configuration.
         before_run: is called with the parsed configuration when all is built, for example to attach a handler.
@@ -323,7 +330,18 @@ def train(
     weights = run / "models" / "model.pt"
     if not weights.is_file():
         raise RuntimeError(f"{run}: the training ended without a validation, so no model was kept; lower val_interval")
+    _measure_training_scans(run, dataset_dir)
     return weights
+
+
+def _measure_training_scans(run: Path, dataset_dir: Path) -> None:
+    """``models/reference.json``, by which predictions are told that an input is unlike the training."""
+    from monai_lgg.reference import write_reference
+
+    path = run / "models" / REFERENCE
+    split = training_split(run)
+    if split is not None and not path.is_file():
+        write_reference(path, dataset_dir, sorted(split.part("train", stored_settings(run).get("fold", 0))))
 
 
 def evaluate(

@@ -15,7 +15,7 @@ import numpy as np
 HEAD_SHARE = 0.1
 #: A volume's bright end, without single hot voxels.
 BRIGHT_PERCENTILE = 99.5
-#: The background lies between the first two, if they differ by less than :data:`FLAT` of what the others do.
+#: The first is the background, if it differs from the second by less than :data:`FLAT` of what the others differ by.
 BACKGROUND_PERCENTILES = (10, 30, 90)
 FLAT = 0.25
 #: Intensities above this multiple of the head's median (fat, vessels, artefacts) are clipped.
@@ -179,7 +179,7 @@ def intensity_range(channel: np.ndarray) -> tuple[float, float]:
     """
     if channel.dtype == np.uint8:
         return _range_of_bytes(np.bincount(channel.ravel(), minlength=256))
-    low = _background(float(channel.min()), *np.percentile(channel, BACKGROUND_PERCENTILES, method="lower"))
+    low = _background(channel.min(), *np.percentile(channel, BACKGROUND_PERCENTILES, method="lower"))
     inside = channel[channel > low]
     if not inside.size:
         return low, low
@@ -192,7 +192,7 @@ def _range_of_bytes(counts: np.ndarray) -> tuple[float, float]:
     """The same from the number of voxels of each value, which is ten times faster: the public data have 8 bits."""
     values = np.flatnonzero(counts)
     ranks = [(counts.sum() - 1) * percent // 100 for percent in BACKGROUND_PERCENTILES]
-    low = _background(float(values[0]), *values[np.searchsorted(np.cumsum(counts[values]), ranks, side="right")])
+    low = _background(values[0], *values[np.searchsorted(np.cumsum(counts[values]), ranks, side="right")])
     inside = values[values > low]
     if not inside.size:
         return low, low
@@ -207,7 +207,8 @@ def _background(minimum: float, dark: float, middle: float, light: float) -> flo
     The minimum would be that of the noise. Where the head fills the field of view, nothing is flat, and the minimum
     stands.
     """
-    return float(dark) if middle - dark < FLAT * (light - middle) else minimum
+    minimum, dark, middle, light = map(float, (minimum, dark, middle, light))  # int16 would overflow
+    return dark if middle - dark < FLAT * (light - middle) else minimum
 
 
 def _percentile(values: np.ndarray, counts: np.ndarray, percent: float) -> float:

@@ -11,11 +11,19 @@ def label_components(mask: np.ndarray) -> tuple[np.ndarray, int]:
         mask: bool, (H, W) or (H, W, D).
     """
     labels = np.zeros(mask.shape, np.int32)
-    box = find_objects(mask.astype(np.uint8))  # most of a head is no tumour
-    if not box:
-        return labels, 0
-    labels[box[0]], count = label(mask[box[0]], generate_binary_structure(mask.ndim, mask.ndim))
-    return labels, int(count)
+    box, inside, count = _in_box(mask)
+    labels[box] = inside
+    return labels, count
+
+
+def component_sizes(mask: np.ndarray) -> np.ndarray:
+    """Voxels of each component; empty where there is none. Takes little memory beside the mask.
+
+    Args:
+        mask: bool, (H, W) or (H, W, D).
+    """
+    _, inside, _ = _in_box(mask)
+    return np.bincount(inside.ravel(), minlength=1)[1:]
 
 
 def keep_components(mask: np.ndarray, share: float) -> np.ndarray:
@@ -31,7 +39,17 @@ def keep_components(mask: np.ndarray, share: float) -> np.ndarray:
         raise ValueError(f"component share {share} is not in 0 to 1; 0 keeps all components, 1 the largest alone")
     if share == 0 or not mask.any():
         return mask
-    labels, _ = label_components(mask)
-    sizes = np.bincount(labels.ravel())
+    box, inside, _ = _in_box(mask)
+    sizes = np.bincount(inside.ravel())
     sizes[0] = 0  # what is outside
-    return np.asarray((sizes >= share * sizes.max())[labels] & mask)
+    kept = np.zeros_like(mask)
+    kept[box] = (sizes >= share * sizes.max())[inside] & mask[box]
+    return kept
+
+
+def _in_box(mask: np.ndarray) -> tuple[tuple[slice, ...], np.ndarray, int]:
+    """The smallest box that holds the mask (most of a head is no tumour), its component numbers there, their count."""
+    found = find_objects(mask.view(np.uint8))
+    box = found[0] if found else tuple(slice(0) for _ in mask.shape)
+    inside, count = label(mask[box], generate_binary_structure(mask.ndim, mask.ndim))
+    return box, inside, int(count)

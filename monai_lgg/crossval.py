@@ -23,6 +23,7 @@ from monai_lgg.experiments import (
     write_settings,
 )
 from monai_lgg.io.atomic import atomic_text
+from monai_lgg.reference import write_reference
 from monai_lgg.results import pool_results
 from monai_lgg.splits import PARTS, Split, load_split, save_split, split_folds
 
@@ -101,6 +102,9 @@ def cross_validate(
     context = {"part": "out-of-fold", "folds": len(runs), "split_file": str(output / "split.json")}
     pooled = pool_results([run / "eval" / "test" for run in runs], output / "oof", context)
     ensemble = build_ensemble(runs, split, output / "ensemble")
+    everyone = sorted(_all_in_training(split).part("train"))
+    if not (ensemble / "models" / bundles.REFERENCE).is_file():
+        write_reference(ensemble / "models" / bundles.REFERENCE, dataset_dir, everyone)
     return CrossValidation(pooled, summaries, output, ensemble)
 
 

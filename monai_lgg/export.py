@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from monai_lgg import __version__
 from monai_lgg.backends import MULTIPLE, check_name, export_onnx, openvino_model, quantize
-from monai_lgg.bundle import stored_settings, workflow
+from monai_lgg.bundle import stored_settings, training_split, workflow
 from monai_lgg.errors import deepest
 from monai_lgg.io.atomic import atomic_text, atomic_write
 from monai_lgg.prediction_inputs import prediction_records
-from monai_lgg.splits import read_split
 
 #: Format -> suffixes of its files; the first is the default.
 FORMATS = {
@@ -139,7 +138,7 @@ def describe(bundle: Path, flow: ConfigWorkflow) -> dict[str, Any]:
     Args:
         flow: the bundle's inference.
     """
-    config = flow.parser.get()
+    config = flow.parser
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
     inputs, outputs = (metadata["network_data_format"][side] for side in ("inputs", "outputs"))
     image, prediction = inputs["image"], outputs["pred"]
@@ -168,12 +167,12 @@ def describe(bundle: Path, flow: ConfigWorkflow) -> dict[str, Any]:
     }
 
 
-def _probability(config: Mapping[str, Any]) -> str:
+def _probability(config: ConfigParser) -> str:
     slope, intercept = (config["calibration"][key] for key in ("slope", "intercept"))
     return "sigmoid(logits)" if (slope, intercept) == (1, 0) else f"sigmoid({slope} x logits + {intercept})"
 
 
-def _resolved(config: Mapping[str, Any], value: Any) -> Any:
+def _resolved(config: ConfigParser, value: Any) -> Any:
     """``value`` with references to other parts (``@intensity``) replaced by these; expressions stay as they are."""
     if isinstance(value, dict):
         return {key: _resolved(config, item) for key, item in value.items() if key != "transform"}  # Invertd's own
@@ -307,10 +306,11 @@ def _training_records(bundle: Path, source: Path) -> list[dict[str, Any]]:
     records = [record for record in prediction_records(source) if "broken" not in record]
     if not records:
         raise ValueError(f"{source}: no patient that can be read; give patients of the training")
-    split_file = bundle / "eval" / "split.json"
-    if not split_file.is_file():
+    split = training_split(bundle)
+    if split is None:
         return records
-    training = read_split(split_file).part("train", stored_settings(bundle).get("fold", 0))
+    fold = stored_settings(bundle).get("fold", 0)
+    training = split.part("train", fold if len(split.folds) > fold else 0)
     return [record for record in records if record["case"] in training] or records
 
 

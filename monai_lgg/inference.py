@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import hashlib
 import io
 import json
 import logging
@@ -18,7 +19,8 @@ from typing import Any
 import torch
 from monai.data import list_data_collate
 
-from monai_lgg.bundle import read_config, workflow
+from monai_lgg.backends import BackendError
+from monai_lgg.bundle import OVERRIDES, read_config, workflow
 from monai_lgg.errors import deepest
 from monai_lgg.io.atomic import atomic_text
 from monai_lgg.prediction_inputs import check_names
@@ -32,6 +34,18 @@ COLUMNS = (
 )  # fmt: skip
 #: Errors that concern every case that follows, so the batch stops: no space left, read-only, quota.
 _FATAL_ERRNO = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+#: Voxels times channels from which a case goes through all stages before the next is read, to spare memory.
+LARGE = 30_000_000
+#: Of an inference, that say how a mask is made.
+CONFIGS = ("inference.json", OVERRIDES)
+#: What a result was made from, in words.
+MADE_FROM = {
+    "input": "input",
+    "input_sha256": "content of the input",
+    "weights_sha256": "weights",
+    "config_sha256": "configuration of the bundle",
+    "settings": "settings",
+}
 #: Parts of the work on one case, in their order.
 STAGES = ("reading", "network", "writing")
 
@@ -64,7 +78,7 @@ def predict(
     """Run a bundle's inference configuration on each case; a case that fails is reported and the rest goes on.
 
     Args:
-        records: of :func:`prediction_records`.
+        records: of :func:`monai_lgg.prediction_inputs.prediction_records`.
         bundle: with weights at ``models/model.pt``.
         output: gets a folder a case and ``results.csv``.
         settings: checked overrides of ``inference.json``.
@@ -73,25 +87,26 @@ def predict(
         progress: wraps the records, for example in a progress bar.
     Raises:
         OSError: the output folder cannot be written, or the disk is full.
+        monai_lgg.backends.BackendError: the backend cannot run this network, whatever the case.
     """
     check_names(records)
     check_writable(output)
-    results: list[CaseResult] = []
-    todo: list[dict[str, Any]] = []
-    made_by = {"weights_sha256": weights_sha256(bundle, ensemble), "settings": dict(settings or {})}
-    settings = {**(settings or {}), **(_ensemble_settings(bundle) if ensemble else {})}
-    for record in records:
-        record = {**record, "made_from": json.dumps({"input": _absolute(record["image"]), **made_by}, sort_keys=True)}
-        if overwrite or not _finished(output, record["case"]):
-            todo.append(record)
-        else:
-            results.append(_skipped(output, record))
+    made_by = {
+        "weights_sha256": weights_sha256(bundle, ensemble),
+        "config_sha256": _hash(bundle / "configs" / name for name in CONFIGS),
+        "settings": {**(settings or {}), **({"ensemble": True} if ensemble else {})},
+    }
+    settings = {**(settings or {}), **(_ensemble_settings(bundle, settings or {}) if ensemble else {})}
+    todo = [record for record in records if overwrite or not _finished(output, record["case"])]
+    again = [record for record in records if record not in todo]
+    results = [_skipped(output, record, made_by) for record in again]
 
     def make_flow() -> Any:
-        return _inference_workflow(bundle, output, settings, device, todo)
+        return _inference_workflow(bundle, output, settings, device)
 
+    line = _Line(make_flow, output, made_by) if todo else None
     try:
-        for result in _run(todo, make_flow, output, progress):
+        for result in _run(todo, line, progress) if line else ():
             results.append(result)
     finally:
         write_table(output, results)
@@ -100,25 +115,28 @@ def predict(
 
 def _run(
     todo: list[dict[str, Any]],
-    make_flow: Callable[[], Any],
-    output: Path,
+    line: "_Line",
     progress: Callable[[list[dict[str, Any]]], Iterable[dict[str, Any]]],
 ) -> Iterator[CaseResult]:
     """At most one case waits before the network and one after it, so memory does not grow with their number."""
-    if not todo:
-        return
-    line = _Line(make_flow, output)
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        ahead: Future[_Case] = reader.submit(line.read, todo[0])
+        ahead: Future[_Case] | None = None
         behind: Future[CaseResult] | None = None
-        for after, _ in enumerate(progress(todo), start=1):
-            case = ahead.result()
-            if after < len(todo):
-                ahead = reader.submit(line.read, todo[after])
+        for number, record in enumerate(progress(todo)):
+            case = ahead.result() if ahead else line.read(record)
+            following = todo[number + 1 : number + 2]
+            alone = case.is_large
+            if alone and behind is not None:
+                yield behind.result()
+                behind = None
+            ahead = reader.submit(line.read, following[0]) if following and not alone else None
             case = line.infer(case)
             if behind is not None:
                 yield behind.result()
             behind = writer.submit(line.write, case)
+            if alone:
+                yield behind.result()
+                behind = None
         if behind is not None:
             yield behind.result()
 
@@ -133,6 +151,10 @@ class _Case:
     error: Exception | None = None
     stages: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def is_large(self) -> bool:
+        return self.data is not None and self.data["image"].numel() > LARGE
+
 
 class _Line:
     """The stages of one call. An error stays with its case, and the stages after it do nothing.
@@ -140,12 +162,15 @@ class _Line:
     Args:
         make_flow: builds the bundle's inference, whose evaluator has no post-processing: that is the writer's.
         output: of the case folders.
+        made_by: what made the results, beside the input; goes into each of them.
     """
 
-    def __init__(self, make_flow: Callable[[], Any], output: Path) -> None:
+    def __init__(self, make_flow: Callable[[], Any], output: Path, made_by: Mapping[str, Any]) -> None:
         self.make_flow = make_flow
         self.output = output
+        self.made_by = made_by
         self.flow = make_flow()
+        _ = self.flow.evaluator  # built now, because what is wrong with it concerns all cases
         # a transform that is being inverted must not be used meanwhile, and three cases are on their way at a time
         pair = (self.flow.preprocessing, self.flow.postprocessing)
         self.transforms = cycle([deepcopy(pair) for _ in STAGES])
@@ -176,18 +201,25 @@ class _Line:
     def _read(self, case: _Case) -> Any:
         if "broken" in case.record:
             raise ValueError(case.record["broken"])
+        case.record["made_from"] = json.dumps(_made_from(case.record, self.made_by), sort_keys=True)
         return case.transforms[0](case.record)
 
     def _infer(self, case: _Case) -> Any:
+        if self.flow is None:
+            self.flow = self.make_flow()
         evaluator = self.flow.evaluator
         try:
             evaluator.state.epoch_length = 1  # Ignite keeps the length of the loader it was built with
             evaluator.data_loader = [list_data_collate([case.data])]
+            case.data = None  # it was copied
             evaluator.run()
             return {**evaluator.state.batch[0], **evaluator.state.output[0]}
         except Exception:
-            self.flow = self.make_flow()  # an Ignite engine that raised silently does nothing on its next run
+            self.flow = None  # an Ignite engine that raised silently does nothing on its next run
             raise
+        finally:
+            evaluator.data_loader = []
+            evaluator.state.batch = evaluator.state.output = None
 
     def _write(self, case: _Case) -> None:
         case.transforms[1](case.data)
@@ -195,17 +227,28 @@ class _Line:
             raise RuntimeError("the bundle's configuration wrote no result; it needs SaveCased")
 
 
-def _absolute(paths: list[str]) -> list[str]:
-    return [str(Path(path).resolve()) for path in paths]
+def _made_from(record: Mapping[str, Any], made_by: Mapping[str, Any]) -> dict[str, Any]:
+    """Input (where it lies, and what is in it), weights, configuration and settings of a result."""
+    paths = [Path(path).resolve() for path in record["image"]]
+    return {"input": [str(path) for path in paths], "input_sha256": _hash(paths), **made_by}
 
 
-def _skipped(output: Path, record: Mapping[str, Any]) -> CaseResult:
-    """A finished case is skipped only when it was made from the same input, weights and settings."""
+def _hash(paths: Iterable[Path]) -> str:
+    """SHA-256 of the files that are there, one after the other."""
+    found = hashlib.sha256()
+    for path in paths:
+        if path.is_file():
+            found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def _skipped(output: Path, record: Mapping[str, Any], made_by: Mapping[str, Any]) -> CaseResult:
+    """A finished case is skipped only when it was made from the same input, weights, configuration and settings."""
     found = json.loads((output / record["case"] / RESULT).read_text()).get("made_from")
-    wanted = json.loads(record["made_from"])
+    wanted = json.loads(json.dumps(_made_from(record, made_by)))
     if found == wanted:
         return CaseResult(record["case"], "skipped")
-    differs = ", ".join(key for key in wanted if (found or {}).get(key) != wanted[key])
+    differs = ", ".join(MADE_FROM[key] for key in wanted if (found or {}).get(key) != wanted[key])
     return CaseResult(
         record["case"],
         "failed",
@@ -213,35 +256,43 @@ def _skipped(output: Path, record: Mapping[str, Any]) -> CaseResult:
     )
 
 
-def _inference_workflow(
-    bundle: Path, output: Path, settings: Mapping[str, Any], device: str, todo: list[dict[str, Any]]
-) -> Any:
-    own = {"device_name": device, "output_dir": str(output), "data": todo[:1], "evaluator#postprocessing": None}
+def _inference_workflow(bundle: Path, output: Path, settings: Mapping[str, Any], device: str) -> Any:
+    """Its evaluator gets its data case by case; the list must not be empty, and paths in it would be evaluated."""
+    own: dict[str, Any] = {
+        "device_name": device,
+        "output_dir": str(output),
+        "data": [{}],
+        "evaluator#postprocessing": None,
+    }
     return workflow(bundle, ["inference.json"], "infer", "inferring", {**own, **settings})
 
 
-def _ensemble_settings(bundle: Path) -> dict[str, Any]:
+def _ensemble_settings(bundle: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of ``inference.json`` that put the networks of ``models/ensemble.pt`` in the place of the bundle's one.
 
     Raises:
         FileNotFoundError: the bundle has no such file.
+        ValueError: precision int8, which is made of one network.
     """
+    if settings.get("precision") == "int8":
+        raise ValueError("precision int8 is made of one network; predict without it, or without an ensemble")
     path = bundle / "models" / "ensemble.pt"
     if not path.is_file():
         raise FileNotFoundError(
             f"bundle {bundle.name} has no models/ensemble.pt; predict without an ensemble, or make one: "
-            f"'monai-lgg crossval {bundle.name} -o OUT', then predict with --bundle OUT/ensemble"
+            f"'monai-lgg crossval {bundle.name} --data DIR --folds 5 -o OUT', then predict with --bundle OUT/ensemble"
         )
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     members = {name.split(".")[1] for name in state}
-    network = read_config([bundle / "configs" / "inference.json"])["network_def"]
+    configs = [bundle / "configs" / name for name in CONFIGS]
+    network = read_config([path for path in configs if path.is_file()])["network_def"]
     ensemble = {"_target_": "monai_lgg.networks.ensemble.Ensemble", "networks": [network for _ in members]}
     return {"network_def": ensemble, "model_file": str(path)}
 
 
 def _failure(case: str, error: Exception, seconds: float) -> CaseResult:
     cause = deepest(error)
-    if isinstance(cause, OSError) and cause.errno in _FATAL_ERRNO:
+    if (isinstance(cause, OSError) and cause.errno in _FATAL_ERRNO) or isinstance(cause, BackendError):
         raise cause from error
     _log.debug("case %s failed", case, exc_info=error)
     return CaseResult(case, "failed", f"{type(cause).__name__}: {cause}", seconds)

@@ -1,5 +1,6 @@
 """Inferers that MONAI lacks."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,11 +12,13 @@ from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 from torch.nn.functional import interpolate, pad
 
-from monai_lgg.backends import BACKENDS, PRECISIONS, Backend, check_name, load_backend
+from monai_lgg.backends import BACKENDS, PRECISIONS, Backend, BackendError, check_name, load_backend
 from monai_lgg.head import HEAD_FILL, HEAD_LEVEL
 
 #: Logit of what is no tissue: a probability of 3e-7.
 NOTHING = -15.0
+#: Rows and columns.
+Box = tuple[slice, slice]
 
 
 class MixedPrecisionInferer(Inferer):
@@ -50,7 +53,8 @@ class MixedPrecisionInferer(Inferer):
 class BackendInferer(Inferer):
     """Runs another inferer with the network given to a library that is faster than PyTorch.
 
-    The library is loaded at the first batch, with the network as it is then, and again for another network.
+    The library is loaded at the first batch, with the network as it is then, and again for another network. Where that
+    fails it is a :class:`monai_lgg.backends.BackendError`, because no other case would fare better.
 
     Args:
         inferer: does the work, for example a SlidingWindowInferer.
@@ -73,26 +77,34 @@ class BackendInferer(Inferer):
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Args: inputs (B, C, H, W[, D]); network: a module that maps (B, C, H, W) to logits, in evaluation mode."""
-        if inputs.device.type == "cuda" and self.precision == "auto" and self.backend in ("auto", "torch"):
-            return MixedPrecisionInferer(self.inferer)(inputs, network, *args, **kwargs)
+        logits = self._logits(inputs, network, *args, **kwargs)
+        return convert_to_dst_type(logits, inputs, dtype=torch.float32)[0]  # with the metadata, if there are any
 
+    def _logits(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         def forward(batch: torch.Tensor) -> torch.Tensor:
             return self._backend(network, batch)(batch)
 
-        logits = self.inferer(inputs, forward, *args, **kwargs)
-        return convert_to_dst_type(logits, inputs, dtype=torch.float32)[0]  # with the metadata, if there are any
+        if self._autocasts(inputs.device):
+            return torch.as_tensor(MixedPrecisionInferer(self.inferer)(inputs, network, *args, **kwargs))
+        return torch.as_tensor(self.inferer(inputs, forward, *args, **kwargs))
+
+    def _autocasts(self, device: torch.device) -> bool:
+        return device.type == "cuda" and self.precision == "auto" and self.backend in ("auto", "torch")
 
     def _backend(self, network: Any, batch: torch.Tensor) -> Backend:
         if self.loaded is None or self.loaded[0] is not network:
             precision = "fp32" if self.precision == "auto" else self.precision
-            backend = load_backend(
-                self.backend,
-                network,
-                batch.shape[1],
-                precision=precision,
-                device=batch.device,
-                int8_file=self.int8_file,
-            )
+            try:
+                backend = load_backend(
+                    self.backend,
+                    network,
+                    batch.shape[1],
+                    precision=precision,
+                    device=batch.device,
+                    int8_file=self.int8_file,
+                )
+            except Exception as error:
+                raise BackendError(str(error)) from error
             self.loaded = (network, backend)
         return self.loaded[1]
 
@@ -190,25 +202,39 @@ class ContextSliceInferer(Inferer):
         if len(inputs) != 1:
             raise ValueError(f"{len(inputs)} volumes in a batch; give one, sizes differ")
         slices = inputs.as_subclass(torch.Tensor)[0].permute(3, 0, 1, 2)  # (D, C, H, W), without MONAI's metadata
-        sized = self._sized(slices)
-        boxes = _head_boxes(sized)
-        logits = sized.new_full((len(sized), 1, *sized.shape[-2:]), NOTHING)
+        logits = slices.new_full((len(slices), 1, *slices.shape[-2:]), NOTHING)
+        boxes = _head_boxes(slices)
+        heads = [box for box in boxes if box is not None]
+        if heads:
+            window = _union(heads, self.margin, slices.shape[-2:])
+            inside = slices[(..., *window)]
+            sized = _resize(inside, self._size(heads, inside.shape[-2:]))
+            scale = [new / old for new, old in zip(sized.shape[-2:], inside.shape[-2:], strict=True)]
+            moved = [None if box is None else _moved(box, window, scale) for box in boxes]
+            found = self._of_heads(sized, moved, network, *args, **kwargs)
+            logits[(..., *window)] = _resize(found, inside.shape[-2:])
+        return logits.permute(1, 2, 3, 0).unsqueeze(0)
+
+    def _of_heads(
+        self, slices: torch.Tensor, boxes: list[Box | None], network: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Logits (D, 1, H, W) of slices (D, C, H, W), each within its box."""
+        logits = slices.new_full((len(slices), 1, *slices.shape[-2:]), NOTHING)
         todo = [k for k, box in enumerate(boxes) if box is not None]
         for start in range(0, len(todo), self.batch_size):
             numbers = todo[start : start + self.batch_size]
-            rows, columns = _union([boxes[k] for k in numbers], self.margin, sized.shape[-2:])
-            stack = self._stack(sized[..., rows, columns], numbers)
+            rows, columns = _union([boxes[k] for k in numbers], self.margin, slices.shape[-2:])
+            stack = self._stack(slices[..., rows, columns], numbers)
             logits[numbers, :, rows, columns] = self._forward(stack, network, *args, **kwargs)
-        return _resize(logits, slices.shape[-2:]).permute(1, 2, 3, 0).unsqueeze(0)
+        return logits
 
-    def _sized(self, slices: torch.Tensor) -> torch.Tensor:
-        boxes = [box for box in _head_boxes(slices) if box is not None]
-        if self.head_size is None or not boxes:
-            return slices
-        rows, columns = _union(boxes, 0, slices.shape[-2:])
-        found = max(rows.stop - rows.start, columns.stop - columns.start)
+    def _size(self, heads: Sequence[Box], size: Sequence[int]) -> list[int]:
+        """What ``size`` becomes when the largest extent of the heads is brought into ``head_size``."""
+        if self.head_size is None:
+            return list(size)
+        found = max(max(box[axis].stop for box in heads) - min(box[axis].start for box in heads) for axis in (0, 1))
         wanted = min(max(found, self.head_size[0]), self.head_size[1])
-        return _resize(slices, [max(1, round(length * wanted / found)) for length in slices.shape[-2:]])
+        return [max(1, round(length * wanted / found)) for length in size]
 
     def _stack(self, slices: torch.Tensor, numbers: list[int]) -> torch.Tensor:
         """(B, C x (2 x neighbours + 1), rows, columns), sequence by sequence."""
@@ -223,19 +249,27 @@ class ContextSliceInferer(Inferer):
         return network(padded, *args, **kwargs)[..., :rows, :columns]
 
 
-def _head_boxes(slices: torch.Tensor) -> list[tuple[slice, slice] | None]:
+def _head_boxes(slices: torch.Tensor) -> list[Box | None]:
     """Rows and columns of the head in each slice of (D, C, H, W), scaled to [-1, 1]; None where there is none."""
-    head = (slices > 2 * HEAD_LEVEL - 1).any(dim=1).float()
-    lines = [(head.mean(dim=across) > HEAD_FILL).cpu().numpy() for across in (2, 1)]
-    boxes: list[tuple[slice, slice] | None] = []
-    for rows, columns in zip(*lines, strict=True):
-        found = [np.flatnonzero(line) for line in (rows, columns)]
+    boxes: list[Box | None] = []
+    for one in slices:
+        head = (one > 2 * HEAD_LEVEL - 1).any(dim=0).float()
+        found = [np.flatnonzero((head.mean(dim=across) > HEAD_FILL).cpu().numpy()) for across in (1, 0)]
         empty = any(len(line) == 0 for line in found)
         boxes.append(None if empty else tuple(slice(int(line[0]), int(line[-1]) + 1) for line in found))  # type: ignore
     return boxes
 
 
-def _union(boxes: Sequence[Any], margin: int, size: Sequence[int]) -> tuple[slice, slice]:
+def _moved(box: Box, window: Box, scale: Sequence[float]) -> Box:
+    """A box in the coordinates of a window that was resized."""
+    rows, columns = (
+        slice(math.floor((of.start - within.start) * factor), math.ceil((of.stop - within.start) * factor))
+        for of, within, factor in zip(box, window, scale, strict=True)
+    )
+    return rows, columns
+
+
+def _union(boxes: Sequence[Any], margin: int, size: Sequence[int]) -> Box:
     rows, columns = (
         slice(
             max(0, min(box[axis].start for box in boxes) - margin),

@@ -65,7 +65,7 @@ def _patient_record(folder: Path) -> dict[str, Any]:
     """A folder that cannot be read still gives a record, which then fails as a case and stops nothing else."""
     try:
         patient = read_patient(folder)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         return {"image": [str(folder)], "case": folder.name, "broken": str(error)}
     record = volume_records([patient], labels=False)[0]
     if patient.has_labels:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from monai_lgg.cases import TOP_MEDIANS
-from monai_lgg.components import label_components
+from monai_lgg.cases import HEAD_SHARE, TOP_MEDIANS
+from monai_lgg.components import component_sizes
 from monai_lgg.reference import (
     FLAIR,
     HEAD_LEVEL,
@@ -48,12 +48,11 @@ def uncertainty(probability: np.ndarray) -> np.ndarray:
     Returns:
         float32, of the same shape.
     """
-    p = np.clip(probability.astype(np.float64), 0.0, 1.0)
-    bits = np.zeros_like(p)
-    inside = (p > 0) & (p < 1)
-    q = p[inside]
+    bits = np.zeros(probability.shape, np.float32)
+    inside = (probability > 0) & (probability < 1)
+    q = probability[inside].astype(np.float64)
     bits[inside] = -q * np.log2(q) - (1 - q) * np.log2(1 - q)
-    return bits.astype(np.float32)
+    return bits
 
 
 def confidence(probability: np.ndarray, mask: np.ndarray) -> float:
@@ -72,8 +71,8 @@ def confidence(probability: np.ndarray, mask: np.ndarray) -> float:
     """
     if not mask.any():
         return float("nan")
-    p = np.clip(probability, 0.0, 1.0)
-    return float(2 * p[mask].sum(dtype=np.float64) / (p.sum(dtype=np.float64) + np.count_nonzero(mask)))
+    total = probability.sum(dtype=np.float64)
+    return float(2 * probability[mask].sum(dtype=np.float64) / (total + np.count_nonzero(mask)))
 
 
 def quality_flags(
@@ -121,6 +120,10 @@ def _medians(channel: np.ndarray) -> np.ndarray:
     return np.asarray((channel + 1) / 2 * TOP_MEDIANS)
 
 
+def _is_head(image: np.ndarray) -> np.ndarray:
+    return np.asarray(image > 2 * HEAD_SHARE - 1)
+
+
 def _of_the_mask(probability: np.ndarray, mask: np.ndarray, low: float) -> list[Flag]:
     if not mask.any():
         return [Flag("no tumour", f"no tumour was found; the largest probability is {probability.max():.2f}")]
@@ -128,13 +131,13 @@ def _of_the_mask(probability: np.ndarray, mask: np.ndarray, low: float) -> list[
     expected = confidence(probability, mask)
     if expected < low:
         flags.append(Flag("low confidence", f"the expected Dice is {expected:.2f}, below {low:g}"))
-    components, count = label_components(mask)
-    share = np.bincount(components.ravel())[1:].max() / np.count_nonzero(mask)
+    sizes = component_sizes(mask)
+    share = sizes.max() / sizes.sum()
     if share < MAIN_COMPONENT:
         flags.append(
             Flag(
                 "several components",
-                f"the mask is in {count} parts; the largest is {share:.0%} of it; tumour is mostly one",
+                f"the mask is in {len(sizes)} parts; the largest is {share:.0%} of it; tumour is mostly one",
             )
         )
     return flags
@@ -145,7 +148,7 @@ def _border(mask: np.ndarray, image: np.ndarray) -> list[Flag]:
     sides = {"front": mask[0], "back": mask[-1], "left": mask[:, 0], "right": mask[:, -1]}
     where = [f"the {name} edge of the image" for name, side in sides.items() if side.any()]
     if mask.shape[2] > 1:
-        shown = np.flatnonzero((_medians(_flair(image)) > HEAD_LEVEL).any(axis=(0, 1)))
+        shown = np.flatnonzero(_is_head(_flair(image)).any(axis=(0, 1)))
         where += ["the first slice"] if mask[..., : shown[0] + 1].any() else []
         where += ["the last slice"] if mask[..., shown[-1] :].any() else []
     if not where:
@@ -179,7 +182,8 @@ def _of_the_image(image: np.ndarray, reference: Reference | None) -> list[Flag]:
         flags.append(Flag("one slice", "a single slice: the network sees no neighbours, and nothing else was checked"))
     flair = _medians(_flair(image))
     head = flair[flair > HEAD_LEVEL]
-    alike = float((np.abs(head - np.median(head)) < ALIKE * np.median(head)).mean())
+    middle = np.median(head)
+    alike = float((np.abs(head - middle) < ALIKE * middle).mean())
     if alike > ALIKE_SHARE:
         reason = f"{alike:.0%} of the head lies within {ALIKE:.0%} of its median, as in CT and in no MR"
         return [*flags, Flag("CT", reason)]
@@ -190,7 +194,7 @@ def _of_the_image(image: np.ndarray, reference: Reference | None) -> list[Flag]:
 
 def _black_slices(image: np.ndarray) -> list[Flag]:
     """A sequence that is black where another shows the head; a few slices at the ends of a scan are common."""
-    heads = _medians(image) > HEAD_LEVEL
+    heads = _is_head(image)
     head = (heads.mean(axis=(1, 2)) > HEAD_AREA).any(axis=0)
     reasons = []
     for name, of in zip(_names(image), heads, strict=False):

@@ -6,6 +6,7 @@ features are measured on intensities as multiples of the head's median, so the s
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import permutations
@@ -17,6 +18,8 @@ from scipy.ndimage import minimum_filter1d
 
 from monai_lgg.cases import HEAD_SHARE, TOP_MEDIANS, read_patients
 from monai_lgg.io.atomic import atomic_text
+
+_log = logging.getLogger(__name__)
 
 SEQUENCES = ("pre-contrast", "FLAIR", "post-contrast")
 FLAIR = 1
@@ -121,21 +124,19 @@ def appearance(image: np.ndarray) -> Appearance | None:
         image: (3, row, column, slice) float in [-1, 1], of :class:`monai_lgg.transforms.ScaleVolumeIntensityd`, in
             display order. A sequence that equals FLAIR counts as missing.
     """
-    medians = (np.asarray(image, dtype=np.float32) + 1) / 2 * TOP_MEDIANS
-    box = _head_box(medians[FLAIR] > HEAD_LEVEL)
+    flair = _medians(image[FLAIR])
+    box = _head_box(flair > HEAD_LEVEL)
     if box is None:
         return None
-    channels = {
-        name: medians[k] for k, name in enumerate(SEQUENCES) if k == FLAIR or not np.array_equal(image[k], image[FLAIR])
-    }
-    flair = medians[FLAIR]
+    there = [k for k in range(len(SEQUENCES)) if k == FLAIR or not np.array_equal(image[k], image[FLAIR])]
     geometry = dict(zip(GEOMETRY, (axis.stop - axis.start for axis in box), strict=False))
     geometry["head share"] = float((flair > HEAD_LEVEL).mean())
-    coarse = {name: _coarse(channel[box]) for name, channel in channels.items()}
     thin = (slice(box[0].start, box[0].stop, 2), slice(box[1].start, box[1].stop, 2), box[2])
     inner = _without_scalp(flair[thin] > HEAD_LEVEL)
-    intensity, histogram = {}, {}
-    for name, channel in channels.items():
+    intensity, histogram, coarse = {}, {}, {}
+    for k in there:  # one at a time: a volume can be large
+        name, channel = SEQUENCES[k], flair if k == FLAIR else _medians(image[k])
+        coarse[name] = _coarse(channel[box])
         head = channel[thin][channel[thin] > HEAD_LEVEL]
         edge = np.quantile(head, HEAD_QUANTILES) if head.size else np.zeros(len(HEAD_QUANTILES))
         core = np.quantile(channel[thin][inner], INNER_QUANTILES) if inner.any() else np.zeros(len(INNER_QUANTILES))
@@ -146,6 +147,14 @@ def appearance(image: np.ndarray) -> Appearance | None:
         if name != "FLAIR":
             intensity[name]["relation"] = _correlation(channel[thin][inner], flair[thin][inner])
     return Appearance(geometry, intensity, histogram, coarse)
+
+
+def _medians(channel: np.ndarray) -> np.ndarray:
+    """Intensities as multiples of the head's median, float32."""
+    scaled = np.array(channel, dtype=np.float32)
+    scaled += 1
+    scaled *= TOP_MEDIANS / 2
+    return scaled
 
 
 def _head_box(head: np.ndarray) -> tuple[slice, slice, slice] | None:
@@ -177,14 +186,16 @@ def _roughness(volume: np.ndarray) -> float:
 def _coarse(volume: np.ndarray) -> np.ndarray:
     """Means over the cells of the grid :data:`COARSE`; cells may cut voxels."""
     for axis, cells in enumerate(COARSE):
-        edges = np.linspace(0, volume.shape[axis], cells + 1)
-        sums = np.insert(np.cumsum(volume, axis=axis, dtype=np.float64), 0, 0, axis=axis)
-        whole = np.floor(edges).astype(int)
-        part = (edges - whole).reshape([-1 if k == axis else 1 for k in range(volume.ndim)])
-        next_one = np.minimum(whole + 1, volume.shape[axis])
-        at_edges = sums.take(whole, axis) * (1 - part) + sums.take(next_one, axis) * part
-        volume = np.diff(at_edges, axis=axis) / (edges[1] - edges[0])
+        volume = np.moveaxis(np.tensordot(_shares(cells, volume.shape[axis]), volume, (1, axis)), 0, axis)
     return volume
+
+
+def _shares(cells: int, voxels: int) -> np.ndarray:
+    """(cells, voxels) float32: which share of a cell's length each voxel is."""
+    edges = np.linspace(0, voxels, cells + 1)
+    first, last = np.arange(voxels), np.arange(1, voxels + 1)
+    common = np.minimum(edges[1:, None], last) - np.maximum(edges[:-1, None], first)
+    return np.asarray(common.clip(0) * cells / voxels, dtype=np.float32)
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:
@@ -192,6 +203,14 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
     if one.size < 2 or one.std() < 1e-6 or other.std() < 1e-6:
         return 0.0
     return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
+
+
+def write_reference(path: Path, dataset_dir: str | Path, names: Sequence[str]) -> None:
+    """:func:`save_reference` of the named patients; with too few of them it says so and writes nothing."""
+    if len(names) < LEAST_PATIENTS:
+        _log.info(f"{len(names)} patients: no {path.name}, which needs {LEAST_PATIENTS}; predictions go without it")
+        return
+    save_reference(path, measure_reference(dataset_dir, names))
 
 
 def measure_reference(dataset_dir: str | Path, names: Sequence[str] | None = None) -> Reference:

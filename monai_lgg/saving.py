@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -15,7 +16,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
-from monai_lgg.components import label_components
+from monai_lgg.components import component_sizes
 from monai_lgg.decision import decide
 from monai_lgg.io.atomic import atomic_text
 from monai_lgg.io.nifti import is_nifti, mm_per_unit, write_nifti
@@ -25,6 +26,8 @@ from monai_lgg.quality import LOW_CONFIDENCE, confidence, quality_flags, uncerta
 from monai_lgg.reference import load_reference
 from monai_lgg.report.overlay import save_contact_sheet
 from monai_lgg.transforms import flair_channel
+
+_log = logging.getLogger(__name__)
 
 #: (row, column, slice) of radiological display, the order of the public TIFF slices.
 DISPLAY_AXES = "PLS"
@@ -148,11 +151,23 @@ class SaveCased(MapTransform):
         }
 
     def _overlay(self, path: Path, case: str, record: Mapping[Hashable, Any], mask: np.ndarray) -> None:
-        truth = None
-        if record.get("truth"):
-            truth = CaseReader().get_data([str(item) for item in record["truth"]])[0][..., 0] > 0
         flair = flair_channel(record["image"])  # already in display order
+        truth = _truth(record, flair.shape)
         save_contact_sheet(path, case, flair, mask, truth, [int(n) for n in record.get("slices", [])])
+
+
+def _truth(record: Mapping[Hashable, Any], shape: tuple[int, ...]) -> np.ndarray | None:
+    """The mask that came with the case, to be drawn; a bad one fails no prediction."""
+    if not record.get("truth"):
+        return None
+    try:
+        pixels = CaseReader().get_data([str(item) for item in record["truth"]])[0][..., 0]
+        if pixels.shape != shape:
+            raise ValueError(f"masks of {pixels.shape}, images of {shape}")
+    except (OSError, ValueError) as error:
+        _log.warning("%s: its own masks are not drawn: %s", record["case"], error)
+        return None
+    return np.asarray(pixels > 0)
 
 
 def to_display(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -188,7 +203,7 @@ def measure(mask: np.ndarray, meta: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         mask: bool (X, Y, Z).
     """
-    _, components = label_components(mask)
+    components = len(component_sizes(mask))
     voxels = int(np.count_nonzero(mask))
     if not meta.get("spacing_known", False):
         return {"voxels": voxels, "volume_ml": None, "components": components, "spacing_mm": None}

@@ -66,12 +66,13 @@ class ScaleVolumeIntensityd(MapTransform):
         for key in self.key_iterator(record):
             ranges = record.get(self.range_key) or [intensity_range(np.asarray(channel)) for channel in record[key]]
             scaled = record[key].to(torch.float32, copy=True)
+            plain = scaled.as_subclass(torch.Tensor)  # the same memory: changed in place, a volume can be large
             if len(ranges) != scaled.shape[0]:
                 raise ValueError(
                     f"{_name(record, key)}: {scaled.shape[0]} channels, but intensity ranges of {len(ranges)}"
                 )
             for channel, (low, high) in enumerate(ranges):
-                scaled[channel] = ((scaled[channel] - low) / max(high - low, TINY) * 2 - 1).clamp(-1, 1)
+                plain[channel].sub_(low).div_(max(high - low, TINY)).mul_(2).sub_(1).clamp_(-1, 1)
             record[key] = scaled
         return record
 

@@ -40,6 +40,8 @@ def main() -> None:
     keep_freed_memory()
     bundle = find_bundle(args.bundle)
     records = prediction_records(args.data)[: args.patients]
+    if len(records) < 2:
+        parser.error(f"{len(records)} patient; the first warms up, so give two or more")
     print(f"{args.bundle}, {len(records)} patients, {torch.get_num_threads()} threads")
     with tempfile.TemporaryDirectory() as folder:
         pipeline = many(records, bundle, Path(folder, "many"), {"backend": args.backend})

@@ -15,6 +15,7 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from monai_lgg.bundle import workflow
 from monai_lgg.components import label_components
 from monai_lgg.decision import decide
 from monai_lgg.experiments import TRAINED
-from monai_lgg.io.atomic import atomic_text
+from monai_lgg.io.atomic import atomic_text, atomic_write
+from monai_lgg.metrics.surface import bounding_box
+from monai_lgg.saving import weights_sha256
 from monai_lgg.splits import read_split
 
 NEUTRAL: dict[str, Any] = {
@@ -65,13 +68,18 @@ def main() -> None:
     decision = choose(folds)
     print(json.dumps({"decision": decision}, indent=4))
     if args.apply:
-        for fold in trained:
-            apply(runs[fold], decision)
+        for run in [*(runs[fold] for fold in trained), args.crossval / "ensemble"]:
+            if run.is_dir():
+                apply(run, decision)
 
 
 def keep_logits(run: Path, data: Path, fold: int, output: Path, names: Sequence[str], mirror: bool) -> None:
-    """``output/<patient>.npz`` with ``logits`` float16 and ``truth`` bool, both (H, W, D), of the fold's test part."""
-    if all((output / f"{name}.npz").is_file() for name in names):
+    """``output/<patient>.npz`` with ``logits`` float16 and ``truth`` bool, both (H, W, D), of the fold's test part.
+
+    They are made again when they came from other weights, or without (with) the mirrored image.
+    """
+    made_from = f"{weights_sha256(run)}, mirror {mirror}"
+    if all(_was_made_from(output / f"{name}.npz", made_from) for name in names):
         return
     output.mkdir(parents=True, exist_ok=True)
     settings = {
@@ -91,13 +99,20 @@ def keep_logits(run: Path, data: Path, fold: int, output: Path, names: Sequence[
         for item, record in zip(engine.state.output, engine.state.batch, strict=True):
             probability = item["prob"][0].double().cpu().numpy().clip(1e-9, 1 - 1e-9)
             logits = np.log(probability / (1 - probability)).clip(-LARGEST, LARGEST).astype(np.float16)
-            np.savez_compressed(
-                output / f"{record['case']}.npz", logits=logits, truth=item["label"][0].cpu().numpy() > 0.5
-            )
+            kept = {"logits": logits, "truth": item["label"][0].cpu().numpy() > 0.5, "made_from": made_from}
+            path = output / f"{record['case']}.npz"
+            atomic_write(path, partial(np.savez_compressed, **kept))
             print(f"fold {fold}: {record['case']}", flush=True)
 
     evaluator.add_event_handler("ITERATION_COMPLETED", keep)
     evaluator.run()
+
+
+def _was_made_from(path: Path, made_from: str) -> bool:
+    if not path.is_file():
+        return False
+    with np.load(path) as file:
+        return str(file["made_from"]) == made_from
 
 
 def load(path: Path) -> Case:
@@ -137,7 +152,7 @@ def dice_by_rule(logits: np.ndarray, truth: np.ndarray) -> list[float]:
     """Dice of a patient by each of :func:`rules`; components are counted once for all shares."""
     found = []
     for threshold, fill in itertools.product(THRESHOLDS, FILLS):
-        box = _box(logits >= threshold)
+        box = bounding_box(logits >= threshold)
         if box is None:
             found += [0.0] * len(SHARES)
             continue
@@ -153,13 +168,6 @@ def dice_by_rule(logits: np.ndarray, truth: np.ndarray) -> list[float]:
 def rules() -> list[Rule]:
     """(least logit of tumour, share, fill), in the order of :func:`dice_by_rule`."""
     return [(threshold, share, fill) for threshold, fill in itertools.product(THRESHOLDS, FILLS) for share in SHARES]
-
-
-def _box(mask: np.ndarray) -> tuple[slice, ...] | None:
-    if not mask.any():
-        return None
-    lines = [np.flatnonzero(mask.any(axis=tuple(b for b in range(3) if b != a))) for a in range(3)]
-    return tuple(slice(int(line[0]), int(line[-1]) + 1) for line in lines)
 
 
 def histogram(logits: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -37,7 +37,10 @@ def main() -> None:
     rows = []
     for fold in range(len(split.folds)):
         names = sorted(split.part("test", fold))
-        predict(prediction_records([folders[name] for name in names]), args.crossval / "folds" / str(fold), args.output)
+        records = prediction_records([folders[name] for name in names])
+        for result in predict(records, args.crossval / "folds" / str(fold), args.output):
+            if result.status == "failed":
+                parser.error(f"{result.case}: {result.error}")
         rows += [row(args.output / name, args.data) for name in names]
     print(report(rows, args.below))
 

@@ -26,8 +26,9 @@ def main() -> None:
         split = read_split(options.split or root / "eval" / "split.json")
         names = sorted(split.part(options.part))
     reference = measure_reference(options.data, names)
-    save_reference(root / "models" / "reference.json", reference)
-    print(f"{root / 'configs' / 'reference.json'}: {reference.patients} patients")
+    path = root / "models" / "reference.json"
+    save_reference(path, reference)
+    print(f"{path}: {reference.patients} patients")
 
 
 if __name__ == "__main__":

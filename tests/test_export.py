@@ -30,8 +30,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "here"
 
 
-def trained(folder: Path, name: str = "unet_cosine", *settings: str) -> tuple[Path, torch.nn.Module]:
-    """A run with random weights, small as in tests/test_bundle_journeys.py, and its network."""
+def trained(
+    folder: Path, name: str = "unet_cosine", *settings: str, measured: bool = False
+) -> tuple[Path, torch.nn.Module]:
+    """A run with random weights, small as in tests/test_bundle_journeys.py, and its network.
+
+    Args:
+        measured: with the batch statistics of one batch, so that logits are of the size that training gives: below ten,
+            not thousands, of which float32 keeps no 1e-4.
+    """
     run, train = folder / "my run", [find_bundle(name) / "configs" / "train.json"]
     bundles.prepare_run(find_bundle(name), run, bundles.parse_settings((*small(name), *settings), train))
     torch.manual_seed(0)
@@ -39,6 +46,12 @@ def trained(folder: Path, name: str = "unet_cosine", *settings: str) -> tuple[Pa
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
+        if measured:
+            for module in network.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.momentum = None
+            network.train()(torch.rand(4, CHANNELS[name], 64, 96) * 2 - 1)
+            network.eval()
     (run / "models").mkdir()
     torch.save(network.state_dict(), run / "models" / "model.pt")
     return run, network
@@ -76,7 +89,7 @@ def test_a_file_gives_the_logits_and_says_how(name: str, to: str, tmp_path: Path
         pytest.skip("openvino is not installed")
     if to == "onnx":
         pytest.importorskip("onnx")
-    run, network = trained(tmp_path, name)
+    run, network = trained(tmp_path, name, measured=True)
     path = export_bundle(run, to)
     assert path == Path("my run" + FORMATS[to][0])
     beside = {"openvino": ["my run.bin"]}.get(to, [])

@@ -1,7 +1,9 @@
 import csv
 import errno
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 import tifffile
 import torch
 
-from monai_lgg import saving
+from monai_lgg import inference, saving
+from monai_lgg.backends import BackendError
 from monai_lgg.bundle import prepare_run
 from monai_lgg.cases import read_labels, read_patients
 from monai_lgg.inference import predict, write_table
@@ -214,6 +217,69 @@ def test_only_the_same_input_and_settings_are_skipped(threshold_bundle: Path, tm
     torch.save(BrightFlair(0.5).state_dict(), threshold_bundle / "models" / "model.pt")
     assert "made from other weights" in predict(records, threshold_bundle, out)[0].error
     assert predict(records, threshold_bundle, out, overwrite=True)[0].status == "done"
+
+
+def test_a_changed_input_or_configuration_is_noticed(threshold_bundle: Path, tmp_path: Path) -> None:
+    folder, out = write_patient(tmp_path, "p", pattern(32, 40, 1)), tmp_path / "out"
+    predict(prediction_records(folder), threshold_bundle, out)
+    config = threshold_bundle / "configs" / "inference.json"
+    config.write_text(config.read_text().replace('"threshold": 0.5', '"threshold": 0.6'))
+    (result,) = predict(prediction_records(folder), threshold_bundle, out)
+    assert "made from other configuration of the bundle; use --overwrite" in result.error
+    predict(prediction_records(folder), threshold_bundle, out, overwrite=True)
+    write_patient(tmp_path / "other", "p", pattern(32, 44, 1))
+    (folder / "p_1.tif").write_bytes((tmp_path / "other" / "p" / "p_1.tif").read_bytes())
+    (result,) = predict(prediction_records(folder), threshold_bundle, out)
+    assert "made from other content of the input" in result.error
+
+
+def test_large_cases_go_one_by_one(threshold_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """b is large: c is not read before b is written."""
+    for name, depth in (("a", 1), ("b", 5), ("c", 1), ("d", 1)):
+        write_patient(tmp_path / "in", name, pattern(32, 40, depth))
+    monkeypatch.setattr(inference, "LARGE", 3 * 32 * 40 * 4)
+    seen: list[str] = []
+    for name in ("read", "write"):
+        monkeypatch.setattr(inference._Line, name, noted(getattr(inference._Line, name), name, seen))
+    results = predict(prediction_records(tmp_path / "in"), threshold_bundle, tmp_path / "out")
+    assert [result.status for result in results] == ["done"] * 4
+    assert seen.index("write b") < seen.index("read c")
+    np.testing.assert_array_equal(read_masks(tmp_path / "out", "b", 5) > 0, pattern(32, 40, 5))
+
+
+def noted(work: Callable[..., Any], name: str, seen: list[str]) -> Callable[..., Any]:
+    def wrapped(self: Any, item: Any) -> Any:
+        result = work(self, item)
+        seen.append(f"{name} {item['case'] if isinstance(item, dict) else item.record['case']}")
+        return result
+
+    return wrapped
+
+
+def test_a_bad_mask_beside_the_images_fails_no_prediction(
+    threshold_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_patient(tmp_path, "p", pattern(32, 40, 1))
+    tifffile.imwrite(folder / "p_1_mask.tif", np.zeros((30, 40), np.uint8))
+    (result,) = predict(prediction_records(folder), threshold_bundle, tmp_path / "out")
+    assert result.status == "done"
+    assert "p: its own masks are not drawn: masks of (30, 40, 1), images of (32, 40, 1)" in caplog.text
+
+
+def test_a_backend_that_cannot_be_used_stops_all(threshold_bundle: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        write_patient(tmp_path / "in", name, pattern(32, 40, 1))
+    with pytest.raises(BackendError, match="no INT8 file"):
+        predict(prediction_records(tmp_path / "in"), threshold_bundle, tmp_path / "out", settings={"precision": "int8"})
+
+
+def test_names_of_cases_are_never_evaluated(threshold_bundle: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """MONAI evaluates texts of a configuration that begin with $."""
+    monkeypatch.chdir(tmp_path)
+    write_patient(Path("."), "$open('x','w')", pattern(32, 40, 1))
+    (result,) = predict(prediction_records(Path("$open('x','w')")), threshold_bundle, tmp_path / "out")
+    assert result.status == "done"
+    assert not (tmp_path / "x").exists()
 
 
 def test_an_ensemble_averages_probabilities(threshold_bundle: Path, tmp_path: Path) -> None:

@@ -3,9 +3,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 from monai.inferers import Inferer, SimpleInferer, SliceInferer, SlidingWindowInferer
 
 from monai_lgg import inferers
+from monai_lgg.backends import BackendError
 from monai_lgg.datasets import VolumeSlices
 from monai_lgg.inferers import (
     BackendInferer,
@@ -228,6 +230,34 @@ def test_a_backend_gives_what_the_network_gives(backend: str) -> None:
         torch.testing.assert_close(
             inferer(head_volume(), other), ContextSliceInferer()(head_volume(), other), atol=1e-4, rtol=1e-4
         )
+
+
+@pytest.mark.parametrize("autocasts", [True, False])
+def test_logits_keep_the_metadata_of_the_image(monkeypatch: pytest.MonkeyPatch, autocasts: bool) -> None:
+    """Without it nothing can be turned back to the geometry of the input; the first way is that of a GPU."""
+    monkeypatch.setattr(BackendInferer, "_autocasts", lambda *_: autocasts)
+    image = MetaTensor(head_volume(), affine=torch.diag(torch.tensor([2.0, 3.0, 4.0, 1.0])))
+    logits = BackendInferer(ContextSliceInferer(), "torch")(image, torch.nn.Conv2d(9, 1, 3, padding=1).eval())
+    assert isinstance(logits, MetaTensor)
+    assert torch.equal(logits.affine, image.affine)
+
+
+def test_a_small_head_in_a_large_image_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what is around the head is enlarged, not the whole field of view."""
+    sizes: list[tuple[int, ...]] = []
+    resize = inferers._resize
+    monkeypatch.setattr(inferers, "_resize", lambda images, size: (sizes.append(tuple(size)), resize(images, size))[1])
+    image = torch.full((1, 3, 512, 512, 2), -1.0)
+    image[:, :, 200:240, 300:330] = 0.2
+    logits = ContextSliceInferer(head_size=(200, 256), margin=4)(image, Middle())
+    assert max(max(size) for size in sizes) == 240  # 40 pixels of head became 200, and 4 on each side 20
+    assert torch.nonzero(logits[0, 0, :, :, 0] > 0).amin(0).tolist() == [200, 300]
+    assert torch.nonzero(logits[0, 0, :, :, 0] > 0).amax(0).tolist() == [239, 329]
+
+
+def test_a_backend_that_cannot_be_used_is_an_error_of_its_own() -> None:
+    with pytest.raises(BackendError, match="no INT8 file"):
+        BackendInferer(ContextSliceInferer(), "auto", "int8")(head_volume(), Middle().eval())
 
 
 def test_a_backend_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,8 @@ def read_nifti(path: PathLike) -> tuple[np.ndarray, dict[str, Any]]:
     """
     try:
         image: Any = nib.load(path)
-        voxels = np.asanyarray(image.dataobj)
+        scaled = (image.dataobj.slope, image.dataobj.inter) != (1, 0)
+        voxels = np.asanyarray(image.dataobj, dtype=np.float32 if scaled else None)
     except FileNotFoundError:
         raise
     except Exception as error:

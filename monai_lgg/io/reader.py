@@ -76,4 +76,4 @@ def _nifti_channels(paths: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
                 f"{path}: geometry differs from {Path(paths[0]).name} (shape {volume.shape[:3]} and "
                 f"{first.shape[:3]}, or another affine); resample the sequences to the FLAIR first"
             )
-    return np.concatenate([volume for volume, _ in volumes], axis=-1), meta
+    return first if len(volumes) == 1 else np.concatenate([volume for volume, _ in volumes], axis=-1), meta
