@@ -28,6 +28,8 @@ OVERRIDES = "overrides.json"
 REFERENCE = "reference.json"
 #: Numbers of glibc's mallopt options (malloc.h).
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+#: Their values where nothing was set.
+_TRIM_THRESHOLD, _MMAP_MAX = 128 * 1024, 65536
 
 
 def bundles_dir() -> Path:
@@ -80,6 +82,15 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def return_freed_memory() -> None:
+    """Undoes :func:`keep_freed_memory`, for work on blocks so large that keeping them would take too much memory."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, _MMAP_MAX)
+        mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD)
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def pick_device(name: str = "auto") -> torch.device:

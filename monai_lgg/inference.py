@@ -20,7 +20,7 @@ import torch
 from monai.data import list_data_collate
 
 from monai_lgg.backends import BackendError
-from monai_lgg.bundle import OVERRIDES, read_config, workflow
+from monai_lgg.bundle import OVERRIDES, read_config, return_freed_memory, workflow
 from monai_lgg.errors import deepest
 from monai_lgg.io.atomic import atomic_text
 from monai_lgg.prediction_inputs import check_names
@@ -126,6 +126,8 @@ def _run(
             case = ahead.result() if ahead else line.read(record)
             following = todo[number + 1 : number + 2]
             alone = case.is_large
+            if alone:
+                return_freed_memory()
             if alone and behind is not None:
                 yield behind.result()
                 behind = None
@@ -222,7 +224,9 @@ class _Line:
             evaluator.state.batch = evaluator.state.output = None
 
     def _write(self, case: _Case) -> None:
-        case.transforms[1](case.data)
+        data, case.data = case.data, None
+        for transform in case.transforms[1].transforms:  # one by one, so that each step's input is freed
+            data = transform(data)
         if not _finished(self.output, case.record["case"]):
             raise RuntimeError("the bundle's configuration wrote no result; it needs SaveCased")
 

@@ -17,6 +17,8 @@ from monai_lgg.head import HEAD_FILL, HEAD_LEVEL
 
 #: Logit of what is no tissue: a probability of 3e-7.
 NOTHING = -15.0
+#: Slices that are resized.
+AT_A_TIME = 16
 #: Rows and columns.
 Box = tuple[slice, slice]
 
@@ -281,7 +283,10 @@ def _union(boxes: Sequence[Any], margin: int, size: Sequence[int]) -> Box:
 
 
 def _resize(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Bilinear; antialiased where it shrinks. Left alone at its own size."""
+    """Bilinear; antialiased where it shrinks. Left alone at its own size. Some at a time, because each is copied."""
     if tuple(images.shape[-2:]) == tuple(size):
         return images
-    return interpolate(images, tuple(size), mode="bilinear", align_corners=False, antialias=True)
+    resized = images.new_empty((*images.shape[:2], *size))
+    for new, old in zip(resized.split(AT_A_TIME), images.split(AT_A_TIME), strict=True):
+        new.copy_(interpolate(old, tuple(size), mode="bilinear", align_corners=False, antialias=True))
+    return resized

@@ -7,6 +7,7 @@ import numpy as np
 from monai_lgg.cases import HEAD_SHARE, TOP_MEDIANS
 from monai_lgg.components import component_sizes
 from monai_lgg.reference import (
+    ENOUGH_SLICES,
     FLAIR,
     HEAD_LEVEL,
     LEAST_OF_MIN,
@@ -97,7 +98,7 @@ def quality_flags(
     """
     if probability.shape != mask.shape or image.shape[1:] != mask.shape:
         raise ValueError(f"probability {probability.shape}, mask {mask.shape}, image {image.shape}: sizes differ")
-    if not (np.isfinite(probability).all() and np.isfinite(image).all()):
+    if not all(np.isfinite(volume).all() for volume in (probability, *image)):
         raise ValueError("the image or its probabilities have NaN or infinite voxels; replace them first")
     flags = _of_the_mask(probability, mask, low_confidence)
     constant = _constant(image)
@@ -180,7 +181,7 @@ def _of_the_image(image: np.ndarray, reference: Reference | None) -> list[Flag]:
     flags = _black_slices(image)
     if image.shape[-1] == 1:
         flags.append(Flag("one slice", "a single slice: the network sees no neighbours, and nothing else was checked"))
-    flair = _medians(_flair(image))
+    flair = _medians(_flair(image)[..., :: max(1, image.shape[-1] // ENOUGH_SLICES)])
     head = flair[flair > HEAD_LEVEL]
     middle = np.median(head)
     alike = float((np.abs(head - middle) < ALIKE * middle).mean())

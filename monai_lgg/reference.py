@@ -38,6 +38,8 @@ TOLERANCE_SD = 4.0
 TOLERANCE_SHARE = 0.1
 #: A positive feature is unlike below this share of the smallest, however widely the training's are spread.
 LEAST_OF_MIN = 0.5
+#: Slices that are enough to measure what is the same all over a scan; of more, some are left out.
+ENOUGH_SLICES = 64
 #: Fewer patients give no ranges worth comparing with.
 LEAST_PATIENTS = 10
 #: Log odds from which another order of the sequences is believed.
@@ -124,28 +126,30 @@ def appearance(image: np.ndarray) -> Appearance | None:
         image: (3, row, column, slice) float in [-1, 1], of :class:`monai_lgg.transforms.ScaleVolumeIntensityd`, in
             display order. A sequence that equals FLAIR counts as missing.
     """
-    flair = _medians(image[FLAIR])
-    box = _head_box(flair > HEAD_LEVEL)
+    head = image[FLAIR] > 2 * HEAD_SHARE - 1
+    box = _head_box(head)
     if box is None:
         return None
-    there = [k for k in range(len(SEQUENCES)) if k == FLAIR or not np.array_equal(image[k], image[FLAIR])]
     geometry = dict(zip(GEOMETRY, (axis.stop - axis.start for axis in box), strict=False))
-    geometry["head share"] = float((flair > HEAD_LEVEL).mean())
-    thin = (slice(box[0].start, box[0].stop, 2), slice(box[1].start, box[1].stop, 2), box[2])
-    inner = _without_scalp(flair[thin] > HEAD_LEVEL)
+    geometry["head share"] = float(head.mean())
+    flair = _medians(image[FLAIR][box][::2, ::2])
+    inner = _without_scalp(flair > HEAD_LEVEL)
     intensity, histogram, coarse = {}, {}, {}
-    for k in there:  # one at a time: a volume can be large
-        name, channel = SEQUENCES[k], flair if k == FLAIR else _medians(image[k])
-        coarse[name] = _coarse(channel[box])
-        head = channel[thin][channel[thin] > HEAD_LEVEL]
-        edge = np.quantile(head, HEAD_QUANTILES) if head.size else np.zeros(len(HEAD_QUANTILES))
-        core = np.quantile(channel[thin][inner], INNER_QUANTILES) if inner.any() else np.zeros(len(INNER_QUANTILES))
-        clipped = float((head >= TOP_MEDIANS * 0.999).mean()) if head.size else 0.0
-        rough = _roughness(channel[box])
+    for k, name in enumerate(SEQUENCES):
+        if k != FLAIR and np.array_equal(image[k], image[FLAIR]):
+            continue
+        scaled = image[k][box]
+        coarse[name] = _medians(_coarse(scaled))
+        channel = _medians(scaled[::2, ::2])
+        seen = channel[channel > HEAD_LEVEL]
+        edge = np.quantile(seen, HEAD_QUANTILES) if seen.size else np.zeros(len(HEAD_QUANTILES))
+        core = np.quantile(channel[inner], INNER_QUANTILES) if inner.any() else np.zeros(len(INNER_QUANTILES))
+        clipped = float((seen >= TOP_MEDIANS * 0.999).mean()) if seen.size else 0.0
+        rough = _roughness(_medians(scaled[..., :: max(1, scaled.shape[2] // ENOUGH_SLICES)]))
         histogram[name] = np.array([*edge, clipped, rough, *core])
         intensity[name] = {"iqr": edge[2] - edge[1], "dark": edge[0], "bright": edge[4], "roughness": rough}
         if name != "FLAIR":
-            intensity[name]["relation"] = _correlation(channel[thin][inner], flair[thin][inner])
+            intensity[name]["relation"] = _correlation(channel[inner], flair[inner])
     return Appearance(geometry, intensity, histogram, coarse)
 
 

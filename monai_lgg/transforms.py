@@ -116,7 +116,7 @@ class Calibrated(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         record = dict(data)
         for key in self.key_iterator(record):
-            record[key] = torch.sigmoid(record[key] * self.slope + self.intercept)
+            record[key] = record[key].mul(self.slope).add_(self.intercept).sigmoid_()
         return record
 
 

@@ -1,0 +1,78 @@
+"""Memory of a prediction: of many cases alike, and of a volume that is as large as a scanner makes them.
+
+    python scripts/benchmark_memory.py [--bundle unet_25d] [--cases 40] [--shape 512 512 400]
+
+Both run in processes of their own, on images made for the run: phantoms of 24 slices, and a NIfTI FLAIR volume of 16
+bits with a head of noise. Prints the largest resident memory, in MiB.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from monai_lgg.bundle import find_bundle
+from monai_lgg.inference import predict
+from monai_lgg.phantom import write_patients
+from monai_lgg.prediction_inputs import prediction_records
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", default="unet_25d", help="name or folder, with weights")
+    parser.add_argument("--cases", type=int, default=40)
+    parser.add_argument("--shape", type=int, nargs=3, default=(512, 512, 400))
+    parser.add_argument("--input", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.input:
+        measure(args.input, args.bundle)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write_patients(Path(folder, "alike"), args.cases, slices=24)
+        write_volume(Path(folder, "large.nii"), tuple(args.shape))
+        for path in (Path(folder, "alike"), Path(folder, "large.nii")):
+            command = [sys.executable, "-W", "ignore", __file__, "--bundle", args.bundle, "--input", str(path)]
+            print(subprocess.check_output(command, text=True).strip(), flush=True)
+
+
+def write_volume(path: Path, shape: tuple[int, ...]) -> None:
+    """An ellipsoid of noise in air, so that the network has all slices to do."""
+    axes = [np.linspace(-1.1, 1.1, length, dtype=np.float32) for length in shape]
+    inside = axes[0][:, None] ** 2 + axes[1][None] ** 2
+    generator = np.random.default_rng(0)
+    voxels = np.zeros(shape, np.int16)
+    for k, height in enumerate(axes[2]):
+        head = inside + height**2 / 1.5 < 1
+        voxels[..., k][head] = generator.normal(400, 60, int(head.sum()))
+    nib.save(nib.Nifti1Image(voxels, np.diag([0.5, 0.5, 0.5, 1])), path)
+
+
+def measure(path: Path, bundle: str) -> None:
+    seen: list[int] = []
+
+    def watch(todo: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+        for record in todo:
+            yield record
+            seen.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    with tempfile.TemporaryDirectory() as output:
+        results = predict(prediction_records(path), find_bundle(bundle), Path(output), progress=watch)
+    failed = [result for result in results if result.status != "done"]
+    if failed:
+        raise RuntimeError(f"{failed[0].case}: {failed[0].error}")
+    after = {k: seen[k - 1] for k in sorted({1, min(5, len(seen)), len(seen)})}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    seconds = sum(result.seconds for result in results)
+    print(f"{path.name}: {before} MiB before; after so many cases {after}; {peak} MiB at most; {seconds:.0f} s of work")
+
+
+if __name__ == "__main__":
+    main()
