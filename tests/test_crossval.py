@@ -7,6 +7,7 @@ import torch
 
 from monai_lgg import bundle as bundles
 from monai_lgg.crossval import CrossValidation, build_ensemble, cross_validate, merged_weights
+from monai_lgg.reference import load_reference
 from monai_lgg.results import read_results
 from monai_lgg.splits import read_split, save_split, split_folds, split_patients, split_slices
 from tests.conftest import TINY
@@ -71,6 +72,9 @@ def test_ensemble_averages_the_folds(phantoms: Path, tmp_path: Path, monkeypatch
     assert (training["learning_rate"], training["train"]["inferer"]["amp"]) == (0.25, False)
     assert training["image_size"] == config["image_size"] == [64, 64]
     assert training["fold"] == 0
+    reference = load_reference(result.ensemble / "models" / "reference.json")
+    assert reference is not None
+    assert reference.patients == 10  # all of them are in its training
     assert bundles.stored_settings(result.ensemble) == {}
     assert bundles.find_bundle(result.ensemble) == result.ensemble.resolve()
     card = (result.ensemble / "docs" / "README.md").read_text()

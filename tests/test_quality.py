@@ -18,6 +18,7 @@ from monai_lgg.reference import (
     save_reference,
     turned,
     unlike,
+    write_reference,
 )
 
 SIZE = (48, 40, 10)
@@ -322,3 +323,15 @@ def test_measured_on_a_data_folder(tmp_path: Path) -> None:
     assert 30 <= reference.ranges["head rows"].max <= 48
     with pytest.raises(ValueError, match="1 patients"):
         measure_reference(tmp_path, [next((tmp_path / "kaggle_3m").glob("TCGA*")).name])
+
+
+def test_a_training_of_few_patients_has_no_reference(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        write_reference(tmp_path / "reference.json", tmp_path, ["one", "two"])
+    assert "2 patients: no reference.json, which needs 10" in caplog.text
+    assert not (tmp_path / "reference.json").exists()
+
+
+def test_cells_of_the_coarse_head_cut_voxels() -> None:
+    """3 voxels into 2 cells: the middle one is shared."""
+    np.testing.assert_allclose(references._shares(2, 3), [[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]])

@@ -23,7 +23,7 @@ class ErrorGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):  # click ends quietly on it
             raise
         except KeyboardInterrupt:
             click.echo("interrupted; finished work is kept, run the same command again to go on", err=True)
