@@ -20,7 +20,7 @@ import torch
 from monai.data import list_data_collate
 
 from monai_lgg.backends import BackendError
-from monai_lgg.bundle import OVERRIDES, read_config, return_freed_memory, workflow
+from monai_lgg.bundle import OVERRIDES, keep_freed_memory, read_config, return_freed_memory, workflow
 from monai_lgg.errors import deepest
 from monai_lgg.io.atomic import atomic_text
 from monai_lgg.prediction_inputs import check_names
@@ -126,8 +126,6 @@ def _run(
             case = ahead.result() if ahead else line.read(record)
             following = todo[number + 1 : number + 2]
             alone = case.is_large
-            if alone:
-                return_freed_memory()
             if alone and behind is not None:
                 yield behind.result()
                 behind = None
@@ -210,6 +208,7 @@ class _Line:
         if self.flow is None:
             self.flow = self.make_flow()
         evaluator = self.flow.evaluator
+        (return_freed_memory if case.is_large else keep_freed_memory)()  # kept, it is quicker for PyTorch
         try:
             evaluator.state.epoch_length = 1  # Ignite keeps the length of the loader it was built with
             evaluator.data_loader = [list_data_collate([case.data])]

@@ -189,9 +189,9 @@ def _roughness(volume: np.ndarray) -> float:
 
 def _coarse(volume: np.ndarray) -> np.ndarray:
     """Means over the cells of the grid :data:`COARSE`; cells may cut voxels."""
-    for axis, cells in enumerate(COARSE):
-        volume = np.moveaxis(np.tensordot(_shares(cells, volume.shape[axis]), volume, (1, axis)), 0, axis)
-    return volume
+    rows, columns, slices = (_shares(cells, voxels) for cells, voxels in zip(COARSE, volume.shape, strict=True))
+    means = np.stack([rows @ volume[..., k] @ columns.T for k in range(volume.shape[2])], axis=2)
+    return np.asarray(means @ slices.T)
 
 
 def _shares(cells: int, voxels: int) -> np.ndarray:
