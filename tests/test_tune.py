@@ -175,7 +175,7 @@ def test_trials_of_living_processes_are_left_to_them(
     assert "other processes are still running some" in caplog.text
 
 
-def _child(task: Tuning, done: Any) -> None:
+def _child(task: Tuning, both_ready: Any, done: Any) -> None:
     sys.modules["matplotlib.pyplot"] = None  # type: ignore[assignment]  # no plots
     training = FakeTraining()
 
@@ -185,15 +185,16 @@ def _child(task: Tuning, done: Any) -> None:
 
     tuning._train = train
     tuning._plots = lambda *_: None
+    both_ready.wait(100)
     tune(task, 6)
     done.put(training.runs)
 
 
 def test_two_processes_share_a_study(phantoms: Path, tmp_path: Path) -> None:
     task = task_of(phantoms, tmp_path)
-    context = multiprocessing.get_context("fork")
-    done = context.Queue()
-    processes = [context.Process(target=_child, args=(task, done)) for _ in range(2)]
+    context = multiprocessing.get_context("spawn")  # a fork can inherit the locks of other threads, and hang
+    both_ready, done = context.Barrier(2), context.Queue()
+    processes = [context.Process(target=_child, args=(task, both_ready, done)) for _ in range(2)]
     for process in processes:
         process.start()
     runs = [done.get(timeout=100) for _ in processes]
