@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from monai_lgg.cases import HEAD_SHARE, TOP_MEDIANS
+from monai_lgg.cases import HEAD_SHARE
 from monai_lgg.components import component_sizes
 from monai_lgg.reference import (
     ENOUGH_SLICES,
@@ -15,6 +15,7 @@ from monai_lgg.reference import (
     Reference,
     appearance,
     looks_like,
+    medians,
     turned,
     unlike,
 )
@@ -116,11 +117,6 @@ def _names(image: np.ndarray) -> tuple[str, ...]:
     return SEQUENCES if len(image) == len(SEQUENCES) else ("FLAIR",) if len(image) == 1 else ()
 
 
-def _medians(channel: np.ndarray) -> np.ndarray:
-    """Intensities as multiples of the head's median."""
-    return np.asarray((channel + 1) / 2 * TOP_MEDIANS)
-
-
 def _is_head(image: np.ndarray) -> np.ndarray:
     return np.asarray(image > 2 * HEAD_SHARE - 1)
 
@@ -181,7 +177,7 @@ def _of_the_image(image: np.ndarray, reference: Reference | None) -> list[Flag]:
     flags = _black_slices(image)
     if image.shape[-1] == 1:
         flags.append(Flag("one slice", "a single slice: the network sees no neighbours, and nothing else was checked"))
-    flair = _medians(_flair(image)[..., :: max(1, image.shape[-1] // ENOUGH_SLICES)])
+    flair = medians(_flair(image)[..., :: max(1, image.shape[-1] // ENOUGH_SLICES)])
     head = flair[flair > HEAD_LEVEL]
     middle = np.median(head)
     alike = float((np.abs(head - middle) < ALIKE * middle).mean())

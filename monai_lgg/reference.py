@@ -132,20 +132,20 @@ def appearance(image: np.ndarray) -> Appearance | None:
         return None
     geometry = dict(zip(GEOMETRY, (axis.stop - axis.start for axis in box), strict=False))
     geometry["head share"] = float(head.mean())
-    flair = _medians(image[FLAIR][box][::2, ::2])
+    flair = medians(image[FLAIR][box][::2, ::2])
     inner = _without_scalp(flair > HEAD_LEVEL)
     intensity, histogram, coarse = {}, {}, {}
     for k, name in enumerate(SEQUENCES):
         if k != FLAIR and np.array_equal(image[k], image[FLAIR]):
             continue
         scaled = image[k][box]
-        coarse[name] = _medians(_coarse(scaled))
-        channel = _medians(scaled[::2, ::2])
+        coarse[name] = medians(_coarse(scaled))
+        channel = medians(scaled[::2, ::2])
         seen = channel[channel > HEAD_LEVEL]
         edge = np.quantile(seen, HEAD_QUANTILES) if seen.size else np.zeros(len(HEAD_QUANTILES))
         core = np.quantile(channel[inner], INNER_QUANTILES) if inner.any() else np.zeros(len(INNER_QUANTILES))
         clipped = float((seen >= TOP_MEDIANS * 0.999).mean()) if seen.size else 0.0
-        rough = _roughness(_medians(scaled[..., :: max(1, scaled.shape[2] // ENOUGH_SLICES)]))
+        rough = _roughness(medians(scaled[..., :: max(1, scaled.shape[2] // ENOUGH_SLICES)]))
         histogram[name] = np.array([*edge, clipped, rough, *core])
         intensity[name] = {"iqr": edge[2] - edge[1], "dark": edge[0], "bright": edge[4], "roughness": rough}
         if name != "FLAIR":
@@ -153,7 +153,7 @@ def appearance(image: np.ndarray) -> Appearance | None:
     return Appearance(geometry, intensity, histogram, coarse)
 
 
-def _medians(channel: np.ndarray) -> np.ndarray:
+def medians(channel: np.ndarray) -> np.ndarray:
     """Intensities as multiples of the head's median, float32."""
     scaled = np.array(channel, dtype=np.float32)
     scaled += 1
