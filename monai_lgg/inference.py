@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import gc
 import hashlib
 import io
 import json
@@ -217,6 +218,7 @@ class _Line:
             return {**evaluator.state.batch[0], **evaluator.state.output[0]}
         except Exception:
             self.flow = None  # an Ignite engine that raised silently does nothing on its next run
+            gc.collect()  # its parts refer to each other, and the next one needs as much memory
             raise
         finally:
             evaluator.data_loader = []

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from monai_lgg import backends
+from monai_lgg.backends import int8 as quantizing
 from monai_lgg.bundle import find_bundle, keep_freed_memory, read_config
 
 
@@ -26,7 +27,7 @@ def ways(network: torch.nn.Module, batch: torch.Tensor) -> dict[str, Callable[[t
     with tempfile.TemporaryDirectory() as folder:
         int8 = None
         if "onnxruntime" in backends.available():
-            int8, backends.AGREEMENT = Path(folder, "int8.zip"), 0
+            int8, quantizing.AGREEMENT = Path(folder, "int8.zip"), 0
             backends.quantize(network, batch.split(1), int8)
         found: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
             "torch fp32 channels_last": lambda x: layout(x.contiguous(memory_format=torch.channels_last)),

@@ -8,8 +8,18 @@ import torch
 from monai.data import MetaTensor
 from torch import nn
 
-from monai_lgg import backends
-from monai_lgg.backends import AGREEMENT, available, load_backend, quantize, require, weights_hash
+from monai_lgg.backends import (
+    AGREEMENT,
+    available,
+    int8,
+    load_backend,
+    loading,
+    packages,
+    quantize,
+    require,
+    weights_hash,
+)
+from monai_lgg.backends.onnx_graphs import onnx_files, onnxruntime_run
 from monai_lgg.networks import NETWORKS, find_network
 from monai_lgg.networks.ensemble import Ensemble
 from monai_lgg.networks.unet import UNet2d
@@ -123,8 +133,8 @@ def no_export(*_: Any) -> None:
 def test_exported_once(backend: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_backend(backend, tiny(), 3)
     (stored,) = cache.iterdir()
-    monkeypatch.setattr(backends, "_onnx_files", no_export)
-    monkeypatch.setattr(backends, "_openvino_files", no_export)
+    monkeypatch.setattr(loading, "onnx_files", no_export)
+    monkeypatch.setattr(loading, "openvino_files", no_export)
     with torch.no_grad():
         assert_same(load_backend(backend, tiny(), 3)(images(1, 64, 64)), tiny()(images(1, 64, 64)))
     with pytest.raises(AssertionError, match="exported again"):
@@ -186,7 +196,7 @@ def test_a_file_of_other_weights_is_made_again(
 
     caplog.clear()
     of_second.write_bytes(of_first.read_bytes())  # and where the record says nothing, the results do
-    monkeypatch.setattr(backends, "_read", lambda path, key: archive_of(path))
+    monkeypatch.setattr(loading, "read_graph", lambda path, key: archive_of(path))
     with torch.no_grad():
         assert_same(load_backend(backend, second, 3)(images(1, 64, 64)), second(images(1, 64, 64)))
     assert "differs from the network" in caplog.text
@@ -226,7 +236,9 @@ def test_auto_takes_the_fastest_installed(monkeypatch: pytest.MonkeyPatch) -> No
     for missing, chosen in (((), "openvino"), (("openvino",), "onnxruntime"), (("openvino", "onnxruntime"), "torch")):
         if chosen != "torch" and chosen not in GRAPHS:
             continue
-        monkeypatch.setattr(backends, "_missing", lambda name, missing=missing: ["x"] if name in missing else [])
+        monkeypatch.setattr(
+            packages, "missing_packages", lambda name, missing=missing: ["x"] if name in missing else []
+        )
         assert load_backend("auto", network, 3).name == chosen
 
 
@@ -241,8 +253,8 @@ def test_auto_leaves_a_backend_that_fails_or_differs(
 
     if len(GRAPHS) < 2:
         pytest.skip("openvino and onnxruntime are not both installed")
-    monkeypatch.setattr(backends, "_openvino_run", wrong)
-    monkeypatch.setattr(backends, "_onnxruntime_run", fails)
+    monkeypatch.setattr(loading, "openvino_run", wrong)
+    monkeypatch.setattr(loading, "onnxruntime_run", fails)
     network = tiny()
     assert load_backend("auto", network, 3).name == "torch"
     assert "openvino cannot be used: backend openvino differs" in caplog.text
@@ -252,7 +264,7 @@ def test_auto_leaves_a_backend_that_fails_or_differs(
 
 
 def test_auto_in_bfloat16_passes_over_what_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "_missing", lambda name: ["openvino"] if name == "openvino" else [])
+    monkeypatch.setattr(packages, "missing_packages", lambda name: ["openvino"] if name == "openvino" else [])
     assert load_backend("auto", tiny(), 3, precision="bf16").name == "torch"
 
 
@@ -272,7 +284,7 @@ def test_auto_in_bfloat16_passes_over_what_has_none(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_refuses(arguments: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "_missing", lambda name: [])
+    monkeypatch.setattr(packages, "missing_packages", lambda name: [])
     with pytest.raises(ValueError, match=message):
         load_backend(network=tiny(), channels=3, **arguments)  # type: ignore[arg-type]
 
@@ -304,7 +316,7 @@ def test_onnxruntime_that_falls_back_to_the_cpu_is_refused(tmp_path: Path) -> No
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("ONNX Runtime for a GPU is here")
     with pytest.raises(ValueError, match="has no CUDAExecutionProvider on this machine; use backend torch"):
-        backends._onnxruntime_run(backends._onnx_files(tiny(), 3), "onnxruntime", "fp32", torch.device("cuda"))
+        onnxruntime_run(onnx_files(tiny(), 3), "onnxruntime", "fp32", torch.device("cuda"))
 
 
 @pytest.mark.skipif("openvino" not in GRAPHS, reason="openvino is not installed")
@@ -356,8 +368,8 @@ def test_int8_agreement_is_the_dice_of_the_masks(
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
             return torch.ones(len(batch), 1, 2, 2)
 
-    monkeypatch.setattr(backends, "_quantized", lambda network, images: b"")
-    monkeypatch.setattr(backends, "_onnxruntime_run", lambda *_: run)
+    monkeypatch.setattr(int8, "_quantized", lambda network, images: b"")
+    monkeypatch.setattr(int8, "onnxruntime_run", lambda *_: run)
     with pytest.raises(ValueError, match=r"agree with the network's to a Dice of 0.8571, less than 0.99"):
         quantize(Four(), slices, tmp_path / "int8.zip")
     assert not (tmp_path / "int8.zip").exists()
@@ -394,7 +406,7 @@ def test_int8_needs_images_and_a_library_to_run_it(
     with pytest.raises(ValueError, match="0 images to calibrate with"):
         quantize(tiny(), [], tmp_path / "int8.zip")
     quantize(tiny(), slices, tmp_path / "int8.zip")
-    monkeypatch.setattr(backends, "_missing", lambda name: ["x"])
+    monkeypatch.setattr(packages, "missing_packages", lambda name: ["x"])
     with pytest.raises(ModuleNotFoundError, match=r'int8 by backend auto .* pip install "monai-lgg\[openvino\]"'):
         load_backend("auto", tiny(), 3, precision="int8", int8_file=tmp_path / "int8.zip")
     with pytest.raises(ModuleNotFoundError, match=r"backend onnxruntime needs x"):

@@ -328,7 +328,7 @@ def test_int8_is_calibrated_on_patients_of_the_training(
 
 def test_int8_file_runs(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr("monai_lgg.backends.AGREEMENT", 0.5)  # random weights
+    monkeypatch.setattr("monai_lgg.backends.int8.AGREEMENT", 0.5)  # random weights
     monkeypatch.setattr(exports, "CALIBRATION", (2, 2))
     run, network = trained(tmp_path)
     path = export_bundle(run, "int8", tmp_path / "small.zip", calibrate=phantoms)
