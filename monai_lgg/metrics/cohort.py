@@ -45,6 +45,7 @@ def summarise_cohort(cases: Sequence[CaseMeasures]) -> dict[str, Any]:
         "pooled": _pooled(cases, histogram, calibration),
         "by_institution": _dice_by(rows, "institution"),
         "by_missing_sequences": _dice_by(rows, "missing_sequences"),
+        "by_tumour_volume": dice_by_volume(rows, units(cases[0])["volume_unit"]),
         "reliability": reliability(np.zeros((10, 4)) if calibration is None else calibration),
         "roc": roc_curve(none if histogram is None else histogram),
         "pr": pr_curve(none if histogram is None else histogram),
@@ -114,3 +115,26 @@ def _dice_by(rows: Sequence[dict[str, Any]], column: str) -> dict[str, Any]:
     for row in rows:
         groups.setdefault(row[column] or "none", []).append(row["dice"])
     return {name: describe(np.array(groups[name])) for name in sorted(groups)}
+
+
+def dice_by_volume(rows: Sequence[dict[str, Any]], unit: str) -> dict[str, Any]:
+    """The per-patient Dice of the third of the patients with the smallest tumours, the middle third and the largest.
+
+    Patients without tumour belong to none. Fewer than three with one are no thirds: empty.
+
+    Args:
+        rows: of patients, with ``dice`` and ``volume_truth``.
+        unit: of the volume; the names of the groups say their range in it.
+    """
+    tumours = sorted((float(row["volume_truth"]), row["dice"]) for row in rows if row["volume_truth"] > 0)
+    if len(tumours) < 3:
+        return {}
+    found = {}
+    for name, part in zip(("smallest", "middle", "largest"), np.array_split(np.array(tumours), 3), strict=True):
+        low, high = (_round_volume(value, unit) for value in (part[0, 0], part[-1, 0]))
+        found[f"{name} third: {low} to {high} {unit}"] = describe(part[:, 1])
+    return found
+
+
+def _round_volume(value: float, unit: str) -> str:
+    return f"{value:,.1f}" if unit == "ml" else f"{value:,.0f}"

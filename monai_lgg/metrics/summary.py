@@ -44,7 +44,7 @@ def bootstrap_interval(values: np.ndarray, resamples: int = RESAMPLES, seed: int
 
 
 def describe(values: np.ndarray, interval: bool = True) -> dict[str, Any]:
-    """Mean, 95 % interval, median, quartiles and extremes of the finite values, and how many are not finite.
+    """Mean, 95 % interval, 10th percentile, quartiles and extremes of the finite values; how many are not finite.
 
     Args:
         values: one a patient (or slice). NaN is undefined. inf is a distance to an empty mask, a failure that no mean
@@ -54,12 +54,12 @@ def describe(values: np.ndarray, interval: bool = True) -> dict[str, Any]:
         The figures, and the numbers of ``defined`` (finite), ``infinite`` and ``undefined`` values.
     """
     finite = values[np.isfinite(values)]
-    names = ("q1", "median", "q3")
-    quartiles = np.quantile(finite, [0.25, 0.5, 0.75]) if len(finite) else [math.nan] * 3
+    shares = {"p10": 0.1, "q1": 0.25, "median": 0.5, "q3": 0.75}
+    quantiles = np.quantile(finite, list(shares.values())) if len(finite) else [math.nan] * len(shares)
     return {
         "mean": float(finite.mean()) if len(finite) else math.nan,
         **({"mean_ci95": bootstrap_interval(finite)} if interval else {}),
-        **{name: float(value) for name, value in zip(names, quartiles, strict=True)},
+        **{name: float(value) for name, value in zip(shares, quantiles, strict=True)},
         "min": float(finite.min()) if len(finite) else math.nan,
         "max": float(finite.max()) if len(finite) else math.nan,
         "defined": len(finite),

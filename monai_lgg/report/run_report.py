@@ -91,6 +91,7 @@ def gather(results: Results, run: Path | None, data: Path | None) -> dict[str, A
             SEQUENCES.get("" if code == "none" else code, code): values
             for code, values in (summary.get("by_missing_sequences") or {}).items()
         },
+        "volumes": summary.get("by_tumour_volume") or {},
         "group_charts": _group_charts(results),
         "heads": _patient_heads(results),
         "patients": _patient_rows(results),

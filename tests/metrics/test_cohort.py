@@ -7,7 +7,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, f1_score,
 
 from monai_lgg.metrics import METRICS
 from monai_lgg.metrics.case import CaseMeasures, measure_case
-from monai_lgg.metrics.cohort import summarise_cohort
+from monai_lgg.metrics.cohort import dice_by_volume, summarise_cohort
 from monai_lgg.metrics.ranking import bin_centres
 
 SHAPE = (8, 9, 3)
@@ -80,6 +80,21 @@ def test_groups() -> None:
     assert summary["by_institution"]["unknown"]["undefined"] == 1
     assert list(summary["by_missing_sequences"]) == ["none", "post", "pre+post"]
     assert summary["by_missing_sequences"]["post"]["min"] == 0
+
+
+def test_thirds_by_volume() -> None:
+    volumes = {"a": 3000.0, "b": 10.0, "c": 0.0, "d": 200.0, "e": 40.0, "f": 5000.0, "g": 150.0}
+    scores = {"a": 0.9, "b": 0.2, "c": math.nan, "d": 0.6, "e": 0.4, "f": 0.8, "g": 0.5}
+    rows = [{"dice": scores[name], "volume_truth": volumes[name]} for name in volumes]
+    groups = dice_by_volume(rows, "voxels")
+    assert list(groups) == [
+        "smallest third: 10 to 40 voxels", "middle third: 150 to 200 voxels", "largest third: 3,000 to 5,000 voxels",
+    ]  # fmt: skip
+    assert [of["mean"] for of in groups.values()] == pytest.approx([0.3, 0.55, 0.85])
+    assert [of["defined"] for of in groups.values()] == [2, 2, 2]
+    assert next(iter(dice_by_volume(rows, "ml"))) == "smallest third: 10.0 to 40.0 ml"
+    assert dice_by_volume(rows[:3], "voxels") == {}
+    assert next(iter(summarise_cohort(cohort())["by_tumour_volume"].values()))["defined"] == 1
 
 
 def test_one_case_without_probabilities_leaves_the_pooled_curves_undefined() -> None:

@@ -87,6 +87,7 @@ def test_bootstrap_in_steps_draws_what_one_step_draws() -> None:
 def test_infinite_values_are_counted_apart() -> None:
     result = describe(np.array([1.0, np.inf, 3.0, np.nan, np.inf]))
     assert (result["mean"], result["median"], result["max"]) == (2, 2, 3)
+    assert result["p10"] == pytest.approx(1.2)
     assert (result["defined"], result["infinite"], result["undefined"]) == (2, 2, 1)
     assert all(map(math.isfinite, result["mean_ci95"]))
 

@@ -137,10 +137,14 @@ def test_numbers_are_those_of_the_summary(reported: Path, page: Any) -> None:
         page.tables["Dice by convention, with baselines"][2:], summary["slice_dice"].items(), strict=True
     ):
         assert row[1:] == [f(value), f(empty[key]), "-"]
-    for label, key in (("Institution", "by_institution"), ("Missing sequences", "by_missing_sequences")):
+    for label, key, count in (
+        ("Institution", "by_institution", summary["patients"]),
+        ("Missing sequences", "by_missing_sequences", summary["patients"]),
+        ("Tumour volume", "by_tumour_volume", summary["detection"]["patients"]["positives"]),
+    ):
         table = page.tables[f"Dice per patient by {label}"][1:]
         assert [row[2] for row in table] == [f(of["mean"]) for of in summary[key].values()]
-        assert sum(int(row[1]) for row in table) == summary["patients"]
+        assert sum(int(row[1]) for row in table) == count
     found = {row[0]: row[1:] for row in page.tables["Detection"][1:]}
     assert found["slices"][2] == f(summary["detection"]["slices"]["sensitivity"])
     assert found["patients"] == ["5", "1", f(summary["detection"]["patients"]["sensitivity"]), "0.000"]
@@ -305,7 +309,8 @@ def test_slices_without_a_patient(run: Path) -> None:
 
 
 def test_results_of_an_earlier_version(run: Path, parse: Parse) -> None:
-    new = ("per_patient", "per_slice", "pooled", "by_institution", "by_missing_sequences", "reliability", "roc", "pr",
+    new = ("per_patient", "per_slice", "pooled", "by_institution", "by_missing_sequences",
+           "by_tumour_volume", "reliability", "roc", "pr",
            "distance_unit", "volume_unit", "surface_tolerance", "undefined")  # fmt: skip
     change_summary(run / "eval" / "test", **dict.fromkeys(new, "drop"))
     page = parse(write_report(run))
