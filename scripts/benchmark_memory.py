@@ -1,9 +1,11 @@
 """Memory of a prediction: of many cases alike, and of a volume that is as large as a scanner makes them.
 
-    python scripts/benchmark_memory.py [--bundle unet_25d] [--cases 40] [--shape 512 512 400]
+    python scripts/benchmark_memory.py [--bundle unet_25d] [--cases 40] [--shape 512 512 400] [--data DIR]
 
 Both run in processes of their own, on images made for the run: phantoms of 24 slices, and a NIfTI FLAIR volume of 16
-bits with a head of noise. Prints the largest resident memory, in MiB.
+bits with a head of noise. With --data, the patients in DIR too, each of them twice: first all, then all again, which
+tells memory that grows with the sizes of the images from memory that grows with their number. Prints the largest
+resident memory, in MiB.
 """
 
 import argparse
@@ -29,16 +31,20 @@ def main() -> None:
     parser.add_argument("--bundle", default="unet_25d", help="name or folder, with weights")
     parser.add_argument("--cases", type=int, default=40)
     parser.add_argument("--shape", type=int, nargs=3, default=(512, 512, 400))
+    parser.add_argument("--data", type=Path, help="folder of patients in the public layout")
+    parser.add_argument("--twice", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--input", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.input:
-        measure(args.input, args.bundle)
+        measure(args.input, args.bundle, args.twice)
         return
     with tempfile.TemporaryDirectory() as folder:
         write_patients(Path(folder, "alike"), args.cases, slices=24)
         write_volume(Path(folder, "large.nii"), tuple(args.shape))
-        for path in (Path(folder, "alike"), Path(folder, "large.nii")):
-            command = [sys.executable, "-W", "ignore", __file__, "--bundle", args.bundle, "--input", str(path)]
+        jobs = [[str(Path(folder, "alike"))], [str(Path(folder, "large.nii"))]]
+        jobs += [[str(args.data), "--twice"]] if args.data else []
+        for job in jobs:
+            command = [sys.executable, "-W", "ignore", __file__, "--bundle", args.bundle, "--input", *job]
             print(subprocess.check_output(command, text=True).strip(), flush=True)
 
 
@@ -54,7 +60,10 @@ def write_volume(path: Path, shape: tuple[int, ...]) -> None:
     nib.save(nib.Nifti1Image(voxels, np.diag([0.5, 0.5, 0.5, 1])), path)
 
 
-def measure(path: Path, bundle: str) -> None:
+def measure(path: Path, bundle: str, twice: bool = False) -> None:
+    records = prediction_records(path)
+    if twice:
+        records += [{**record, "case": f"{record['case']}_again"} for record in records]
     seen: list[int] = []
 
     def watch(todo: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
@@ -64,11 +73,11 @@ def measure(path: Path, bundle: str) -> None:
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     with tempfile.TemporaryDirectory() as output:
-        results = predict(prediction_records(path), find_bundle(bundle), Path(output), progress=watch)
+        results = predict(records, find_bundle(bundle), Path(output), progress=watch)
     failed = [result for result in results if result.status != "done"]
     if failed:
         raise RuntimeError(f"{failed[0].case}: {failed[0].error}")
-    after = {k: seen[k - 1] for k in sorted({1, min(5, len(seen)), len(seen)})}
+    after = {k: seen[k - 1] for k in sorted({1, min(5, len(seen)), (len(seen) + 1) // 2, len(seen)})}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     seconds = sum(result.seconds for result in results)
     print(f"{path.name}: {before} MiB before; after so many cases {after}; {peak} MiB at most; {seconds:.0f} s of work")
