@@ -419,6 +419,6 @@ def evaluate(
     finally:
         flow.finalize()
     summary: dict[str, Any] = json.loads((output / "summary.json").read_text())
-    if part == "test" and split_file == bundle / "eval" / "split.json":
+    if part == "test" and split_file is not None and read_split(split_file) == training_split(bundle):
         write_test_figures(bundle, summary)
     return summary

@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 from monai.utils import optional_import, path_to_sqlite_uri
 
 from monai_lgg.experiments import training_progress
+from monai_lgg.tensorboard import hyperparameters
 
 TRACKERS = ("mlflow",)
 EXPERIMENT = "monai-lgg"
@@ -56,12 +58,17 @@ def tracking_settings(run: Path, tracking: str) -> dict[str, Any] | None:
         "iteration_log": False,
         "state_attributes": _OF_AN_EPOCH,
         "experiment_param": {
-            "_target_": "monai_lgg.tensorboard.hyperparameters",
+            "_target_": "monai_lgg.tracking.parameters",
             "bundle_root": "@bundle_root",
             "settings": "@settings",
         },
     }
     return settings
+
+
+def parameters(bundle_root: str, settings: Mapping[str, Any]) -> dict[str, str | float]:
+    """Hyperparameters by names that MLflow takes: ``network_def/features`` for ``network_def#features``."""
+    return {name.replace("#", "/"): value for name, value in hyperparameters(bundle_root, settings).items()}
 
 
 def _run_name(run: Path) -> str:
