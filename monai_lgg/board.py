@@ -1,5 +1,7 @@
 """TensorBoard over a folder of runs: their names are their folders', whatever is inside."""
 
+import contextlib
+import io
 import logging
 import os
 import socket
@@ -100,8 +102,10 @@ def serve(
             samples_per_plugin=KEPT,
             window_title=f"{folder.resolve().name} - monai-lgg",
         )
+        logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells of every look at the files
         try:
-            address = board.launch()
+            with contextlib.redirect_stderr(io.StringIO()):  # an advertisement of its fast reading
+                address = board.launch()
         except program.TensorBoardServerException as error:
             raise OSError(f"{host}:{port}: {error.msg}; choose another with --host and --port") from error
         started(address, names)

@@ -30,16 +30,18 @@ EVENT_FILES = "events.out.tfevents.*"
 THRESHOLDS = 127
 #: Bins of the histogram of Dice.
 DICE_BINS = 20
+#: Of every bundle's name.
+_COMMON_PURPOSE = " for lower-grade glioma"
 #: Settings that are no hyperparameters: paths, and what the machine decides unless it is set.
 _NOT_TUNED = ("dataset_dir", "split_file", "device", "amp")
-#: Tag -> where a summary of an evaluation has the figure.
+#: Tag -> where a summary of an evaluation has it. HPARAMS shows five metrics at first, those of the first names.
 TEST_FIGURES = {
-    "test/mean_dice": ("per_patient_dice", "mean"),
-    "test/median_dice": ("per_patient_dice", "median"),
-    "test/mean_iou": ("per_patient_iou", "mean"),
-    "test/median_hd95": ("per_patient", "hd95", "median"),
-    "test/mean_surface_dice": ("per_patient", "surface_dice", "mean"),
-    "test/pr_auc": ("pooled", "pr_auc"),
+    "kept_model/dice_test": ("per_patient_dice", "mean"),
+    "kept_model/hd95_test": ("per_patient", "hd95", "median"),
+    "kept_model/iou_test": ("per_patient_iou", "mean"),
+    "kept_model/median_dice_test": ("per_patient_dice", "median"),
+    "kept_model/pr_auc_test": ("pooled", "pr_auc"),
+    "kept_model/surface_dice_test": ("per_patient", "surface_dice", "mean"),
 }
 
 
@@ -122,7 +124,7 @@ def hyperparameters(bundle_root: str, settings: Mapping[str, Any]) -> dict[str, 
     chosen = {key: value for key, value in settings.items() if key not in _NOT_TUNED}
     chosen |= {key: value for key, value in given.items() if key not in ("dataset_dir", "split_file")}
     name = json.loads((configs / "metadata.json").read_text()).get("name", Path(bundle_root).name)
-    return {"bundle": name, **{key: _plain(value) for key, value in chosen.items()}}
+    return {"bundle": name.removesuffix(_COMMON_PURPOSE), **{key: _plain(value) for key, value in chosen.items()}}
 
 
 def _plain(value: Any) -> str | float:
@@ -310,7 +312,7 @@ class DiceHistogram:
 
 
 class KeptModel:
-    """Writes the epoch and the validation score of the model that is kept, so far. Attach after its saver."""
+    """Writes the epoch and the mean Dice of the model that is kept, so far. Attach after its saver."""
 
     def __init__(self, writer: SummaryWriter, saver: BestModelSaver) -> None:
         self.writer = writer
@@ -322,7 +324,7 @@ class KeptModel:
     def __call__(self, engine: Engine) -> None:
         state: Any = engine.state
         if self.saver.best_epoch:
-            self.writer.add_scalar(f"kept_model/{state.key_metric_name}", self.saver.best, state.epoch)
+            self.writer.add_scalar("kept_model/dice_validation", self.saver.best, state.epoch)
             self.writer.add_scalar("kept_model/epoch", self.saver.best_epoch, state.epoch)
 
 

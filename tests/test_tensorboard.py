@@ -64,7 +64,7 @@ def engine_of(*outputs: Any, records: list[dict[str, str]] | None = None) -> Eng
 
 def run_folder(root: Path) -> Path:
     (root / "configs").mkdir(parents=True)
-    (root / "configs" / "metadata.json").write_text('{"name": "A U-Net"}')
+    (root / "configs" / "metadata.json").write_text('{"name": "A U-Net for lower-grade glioma"}')
     (root / "configs" / "train.json").write_text("{}")
     return root
 
@@ -114,7 +114,7 @@ class TestRunEvents:
             self.train(root)
         events = events_of(root / "eval")
         assert len(events.Scalars("loss")) == 6
-        assert [event.value for event in events.Scalars("test/mean_dice")] == [0.5]
+        assert [event.value for event in events.Scalars("kept_model/dice_test")] == [0.5]
         assert set(events.PluginTagToContent("hparams")) == {SESSION_START_INFO_TAG, SESSION_END_INFO_TAG}
 
     def test_only_a_training_that_ends_says_so(self, tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_kept_model(writer: SummaryWriter, tmp_path: Path) -> None:
         saver(engine)
         handler(engine)
     events = written(writer)
-    scores = [(event.step, event.value) for event in events.Scalars("kept_model/dice")]
+    scores = [(event.step, event.value) for event in events.Scalars("kept_model/dice_validation")]
     assert scores == [(2, pytest.approx(0.2)), (3, pytest.approx(0.2)), (4, 0.5)]
     assert [(event.step, event.value) for event in events.Scalars("kept_model/epoch")] == [(2, 2), (3, 2), (4, 4)]
 
@@ -313,15 +313,15 @@ def test_figures_of_the_test_patients(run: Path, phantoms: Path, tmp_path: Path)
     """Of the run's own split only, the latest evaluation, none in a bundle without a training."""
     summary = bundles.evaluate(run, phantoms, tmp_path / "e", progress=False)
     first = events_of(run / "eval")
-    (event,) = first.Scalars("test/mean_dice")
+    (event,) = first.Scalars("kept_model/dice_test")
     assert event.value == pytest.approx(summary["per_patient_dice"]["mean"])
     assert event.step == first.Scalars("kept_model/epoch")[-1].value
     write_test_figures(run, {"per_patient_dice": {"mean": 0.25, "median": None}, "pooled": {"pr_auc": math.inf}})
     again = events_of(run / "eval")
-    assert [event.value for event in again.Scalars("test/mean_dice")] == [0.25]
-    assert [tag for tag in again.Tags()["scalars"] if tag.startswith("test/")] == ["test/mean_dice"]
+    assert [event.value for event in again.Scalars("kept_model/dice_test")] == [0.25]
+    assert [tag for tag in again.Tags()["scalars"] if tag.endswith("_test")] == ["kept_model/dice_test"]
     bundles.evaluate(run, phantoms, tmp_path / "v", part="validation", progress=False)
-    assert [event.value for event in events_of(run / "eval").Scalars("test/mean_dice")] == [0.25]
+    assert [event.value for event in events_of(run / "eval").Scalars("kept_model/dice_test")] == [0.25]
     write_test_figures(tmp_path, summary)
     assert not (tmp_path / "eval").exists()
 
