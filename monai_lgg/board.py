@@ -94,6 +94,7 @@ def serve(
         view = Path(name)
         names = link_runs(folder, view)
         _check_address(host, port)
+        logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells of every look at the files
         board = program.TensorBoard()
         board.configure(
             logdir=str(view),
@@ -102,7 +103,6 @@ def serve(
             samples_per_plugin=KEPT,
             window_title=f"{folder.resolve().name} - monai-lgg",
         )
-        logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells of every look at the files
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # an advertisement of its fast reading
                 address = board.launch()

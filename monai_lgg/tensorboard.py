@@ -32,8 +32,8 @@ THRESHOLDS = 127
 DICE_BINS = 20
 #: Of every bundle's name.
 _COMMON_PURPOSE = " for lower-grade glioma"
-#: Settings that are no hyperparameters: paths, and what the machine decides unless it is set.
-_NOT_TUNED = ("dataset_dir", "split_file", "device", "amp")
+#: Settings that are no hyperparameters: of the data, and what the machine decides unless it is set.
+_NOT_TUNED = ("dataset_dir", "split_file", "split_fractions", "device", "amp")
 #: Tag -> where a summary of an evaluation has it. HPARAMS shows five metrics at first, those of the first names.
 TEST_FIGURES = {
     "kept_model/dice_test": ("per_patient_dice", "mean"),

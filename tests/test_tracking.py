@@ -40,19 +40,19 @@ def test_interrupted_training_is_one_run_with_all_its_figures(
             bundles.find_bundle("unet_cosine"),
             phantoms,
             tmp_path / "first",
-            settings=(*TINY, "max_epochs=3"),
+            settings=(*TINY, "max_epochs=2"),
             progress=False,
             tracking="mlflow",
         )
 
-    class StopInTheThird(EpochSeed):
+    class StopInTheSecond(EpochSeed):
         def __call__(self, engine: Engine) -> None:
-            if engine.state.epoch == 3:
+            if engine.state.epoch == 2:
                 raise RuntimeError("stopped")
             super().__call__(engine)
 
     with monkeypatch.context() as patch:
-        patch.setattr("monai_lgg.handlers.EpochSeed", StopInTheThird)
+        patch.setattr("monai_lgg.handlers.EpochSeed", StopInTheSecond)
         with pytest.raises(RuntimeError, match=r"trainer'\]\.run") as caught:
             train()
         assert str(deepest(caught.value)) == "stopped"
@@ -63,10 +63,10 @@ def test_interrupted_training_is_one_run_with_all_its_figures(
     assert (run.info.run_name, run.info.status) == ("first", "FINISHED")
     for name in ("train_loss_epoch", "train_slice_dice", "train_slice_iou", "val_mean_dice", "val_mean_iou",
                  "learning_rate", "slices_per_second"):  # fmt: skip
-        assert [step for step, _ in history(mlflow, tmp_path, run, name)] == [1, 2, 3], name
+        assert [step for step, _ in history(mlflow, tmp_path, run, name)] == [1, 2], name
     assert history(mlflow, tmp_path, run, "learning_rate")[0][1] == pytest.approx(1e-3)
     assert run.data.params["network_def/features"] == "[8, 8, 8, 8, 8, 8]"
-    assert run.data.params["max_epochs"] == "3"
+    assert run.data.params["max_epochs"] == "2"
     assert "dataset_dir" not in run.data.params
     files = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlruns.db'}").list_artifacts(run.info.run_id)
     assert [file.path for file in files] == ["executed.json"]
