@@ -200,11 +200,19 @@ def _check_target(name: str) -> None:
     raise ValueError(f"no component {name!r}; {hint}")
 
 
-def workflow(root: Path, configs: list[str], kind: str, run_id: str, overrides: Mapping[str, Any]) -> ConfigWorkflow:
+def workflow(
+    root: Path,
+    configs: list[str],
+    kind: str,
+    run_id: str,
+    overrides: Mapping[str, Any],
+    tracking: dict[str, Any] | None = None,
+) -> ConfigWorkflow:
     """A bundle's configuration files, merged in order, as an initialized workflow.
 
     A run's own settings (``configs/overrides.json``) come after the files, ``overrides`` last. A setting of a component
-    that these files do not have (``train#inferer#amp`` in an inference) is left out.
+    that these files do not have (``train#inferer#amp`` in an inference) is left out. ``tracking``: MONAI's settings of
+    experiment tracking.
     """
     files = [root / "configs" / name for name in configs if (root / "configs" / name).is_file()]
     known = read_config(files)
@@ -216,6 +224,7 @@ def workflow(root: Path, configs: list[str], kind: str, run_id: str, overrides: 
         logging_file=False,
         workflow_type=kind,
         run_id=run_id,
+        tracking=tracking,
         bundle_root=str(root),
         **{**own, **overrides},
     )
@@ -296,6 +305,7 @@ def train(
     settings: tuple[str, ...] = (),
     device: str = "auto",
     progress: bool = True,
+    tracking: str | None = None,
     before_run: Callable[[ConfigParser], None] | None = None,
 ) -> Path:
     """Train ``bundle`` in the folder ``run``, or go on where an earlier call was stopped.
@@ -308,16 +318,20 @@ def train(
             TensorBoard events in ``eval``.
         split_file: None makes a patient-level split.
         settings: ``key=value`` overrides of the configuration.
+        tracking: ``mlflow`` follows the training in MLflow too.
         before_run: is called with the parsed configuration when all is built, for example to attach a handler.
     Returns:
         Path of the best weights.
     """
+    from monai_lgg.tracking import tracking_settings
+
     overrides = {
         **stored_settings(bundle),
         "dataset_dir": str(dataset_dir.resolve()),
         **parse_settings(settings, [bundle / "configs" / "train.json"]),
     }
     pick_device(device)
+    followed = None if tracking is None else tracking_settings(run.resolve(), tracking)
     split = load_split(split_file, dataset_dir) if split_file is not None else None
     prepare_run(bundle, run, overrides)
     own_split = run / "eval" / "split.json"
@@ -331,6 +345,7 @@ def train(
         "train",
         "training",
         {"device_name": device, "show_progress": progress},
+        followed,
     )
     try:
         if before_run is not None:
@@ -374,6 +389,8 @@ def evaluate(
     Returns:
         The summary, as written to ``output/summary.json``.
     """
+    from monai_lgg.tensorboard import write_test_figures
+
     configs = ["train.json", "evaluate.json"]
     chosen = parse_settings(settings, [bundle / "configs" / name for name in configs])
     fold = chosen.get("fold", stored_settings(bundle).get("fold", 0))
@@ -401,4 +418,7 @@ def evaluate(
         flow.run()
     finally:
         flow.finalize()
-    return json.loads((output / "summary.json").read_text())
+    summary: dict[str, Any] = json.loads((output / "summary.json").read_text())
+    if part == "test" and split_file is not None and read_split(split_file) == training_split(bundle):
+        write_test_figures(bundle, summary)
+    return summary

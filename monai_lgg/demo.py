@@ -44,7 +44,7 @@ def run_demo(
         say(f"1/4 data: {dataset_dir}")
     settings += (f"max_epochs={epochs}",) if epochs else ()
     run = output / "run"
-    say(f"2/4 training {bundle} in {run} (TensorBoard: tensorboard --logdir {run})")
+    say(f"2/4 training {bundle} in {run} (TensorBoard: monai-lgg board {run})")
     bundles.train(bundles.find_bundle(bundle), dataset_dir, run, settings=settings, device=device, progress=progress)
     say("3/4 evaluation on the test patients, who were in no part of the training")
     summary = bundles.evaluate(run.resolve(), dataset_dir, run / "eval" / "test", device=device, progress=progress)

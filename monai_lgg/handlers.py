@@ -1,8 +1,7 @@
-"""Ignite handlers that MONAI lacks: exact resume, an early stop that can be resumed, pictures and config."""
+"""Ignite handlers that MONAI lacks: exact resume, averaged weights, an early stop that can be resumed."""
 
 import logging
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,8 @@ from ignite.handlers import EMAHandler
 from monai.data import set_rnd
 from monai.handlers import EarlyStopHandler
 from monai.utils import set_determinism
-from torch.utils.tensorboard import SummaryWriter
 
 from monai_lgg.io.atomic import atomic_write
-from monai_lgg.report.overlay import paint
-from monai_lgg.transforms import flair_channel
 
 _log = logging.getLogger(__name__)
 
@@ -206,89 +202,3 @@ class TrainingState:
 
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
-
-
-class OutlineImages:
-    """Writes to TensorBoard, each epoch, the slice with the largest tumour of the first validation patients.
-
-    FLAIR (or the only channel) with the truth in cyan and the prediction in orange. Attach to an evaluator whose
-    outputs have ``image`` (3 or 1, H, W, D), ``pred`` and ``label`` (1, H, W, D).
-    """
-
-    def __init__(self, writer: SummaryWriter, cases: int = 4) -> None:
-        self.writer = writer
-        self.cases = cases
-        self._seen = 0
-
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
-    def start(self, engine: Engine) -> None:
-        self._seen = 0
-
-    def __call__(self, engine: Engine) -> None:
-        output: Any = engine.state.output
-        for item in output:
-            if self._seen >= self.cases:
-                return
-            truth = item["label"][0].cpu().numpy() > 0
-            k = int(truth.sum(axis=(0, 1)).argmax())
-            picture = paint(
-                flair_channel(item["image"])[..., k], item["pred"][0, ..., k].cpu().numpy() > 0, truth[..., k]
-            )
-            self.writer.add_image(f"validation/case_{self._seen}", picture, engine.state.epoch, dataformats="HWC")
-            self._seen += 1
-
-
-class LearningRate:
-    """Writes the learning rate that an epoch was trained with to TensorBoard. Attach before the schedule."""
-
-    def __init__(self, writer: SummaryWriter, optimizer: torch.optim.Optimizer) -> None:
-        self.writer = writer
-        self.optimizer = optimizer
-
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        self.writer.add_scalar("learning_rate", self.optimizer.param_groups[0]["lr"], engine.state.epoch)
-
-
-class EpochLine:
-    """Logs one line an epoch: mean training loss, validation metrics, seconds. Attach after the validation."""
-
-    def __init__(self, validator: Engine, writer: SummaryWriter) -> None:
-        self.validator = validator
-        self.writer = writer
-        self._losses: list[float] = []
-        self._began = 0.0
-
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-
-    def start(self, engine: Engine) -> None:
-        self._losses, self._began = [], time.perf_counter()
-
-    def collect(self, engine: Engine) -> None:
-        output: Any = engine.state.output
-        self._losses.append(float(output[0]["loss"]))
-
-    def __call__(self, engine: Engine) -> None:
-        seconds = time.perf_counter() - self._began
-        loss = sum(self._losses) / max(1, len(self._losses))
-        self.writer.add_scalar("train_loss_epoch", loss, engine.state.epoch)
-        scores = self.validator.state.metrics if self.validator.state.epoch == engine.state.epoch else {}
-        figures = "".join(f" {name} {value:.4f}" for name, value in scores.items())
-        _log.info(f"epoch {engine.state.epoch}/{engine.state.max_epochs}: loss {loss:.4f}{figures} ({seconds:.0f} s)")
-
-
-def log_config(writer: SummaryWriter, bundle_root: str, settings: dict[str, Any]) -> None:
-    """Put the settings in force and the bundle's configuration files into TensorBoard as text."""
-    rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
-    writer.add_text("settings", f"| setting | value |\n|---|---|\n{rows}")
-    for path in sorted((Path(bundle_root) / "configs").glob("*.json")):
-        if path.stem in ("train", "overrides"):
-            writer.add_text(f"config/{path.name}", "".join(f"    {line}\n" for line in path.read_text().splitlines()))

@@ -1,4 +1,3 @@
-import logging
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,20 +12,14 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import IgniteMetricHandler, LrScheduleHandler, ValidationHandler, from_engine
 from monai.metrics import DiceMetric
 from monai.transforms import Activationsd, AsDiscreted, Compose, RandFlipd, RandGaussianNoised
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.tensorboard import SummaryWriter
 
 from monai_lgg import handlers
 from monai_lgg.handlers import (
     BestModelSaver,
-    EpochLine,
     EpochSeed,
-    LearningRate,
-    OutlineImages,
     ResumableEarlyStop,
     TrainingState,
     WeightAverage,
-    log_config,
     plain_state,
 )
 
@@ -34,10 +27,6 @@ from monai_lgg.handlers import (
 def scored(value: float, epoch: int = 1) -> Any:
     """What a handler sees of an evaluator after its epoch."""
     return SimpleNamespace(state=SimpleNamespace(metrics={"dice": value}, key_metric_name="dice", epoch=epoch))
-
-
-def events_of(folder: Path) -> EventAccumulator:
-    return EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
 
 
 def network_of(seed: int = 0) -> torch.nn.Module:
@@ -269,70 +258,6 @@ def test_epoch_seed() -> None:
     first, second, again = draw(1), draw(2), draw(1)
     assert first == again
     assert all(a != b for a, b in zip(first, second, strict=True))
-
-
-def test_outline_images(tmp_path: Path) -> None:
-    writer = SummaryWriter(str(tmp_path))
-    label = torch.zeros(1, 8, 6, 3)
-    label[0, 1:4, 1:4, 0] = 1
-    label[0, 1:7, 1:5, 2] = 1
-    image = torch.arange(8 * 6 * 3.0).reshape(1, 8, 6, 3).repeat(3, 1, 1, 1)
-    item = {"image": image, "pred": torch.zeros_like(label), "label": label}
-    engine = Engine(lambda engine, batch: [item])
-    OutlineImages(writer, cases=2).attach(engine)
-    engine.run([0, 1, 2], max_epochs=2)
-    writer.close()
-
-    events = events_of(tmp_path)
-    assert sorted(events.Tags()["images"]) == ["validation/case_0", "validation/case_1"]
-    entries = events.Images("validation/case_0")
-    assert [entry.step for entry in entries] == [1, 2]
-    assert (entries[0].height, entries[0].width) == (8, 6)
-    picture = _decode(entries[0].encoded_image_string)
-    assert tuple(picture[1, 4]) == (0, 200, 255), "the outline of slice 2, the largest"
-    assert tuple(picture[3, 3]) != (0, 200, 255)
-
-
-def _decode(png: bytes) -> np.ndarray:
-    import io
-
-    from PIL import Image
-
-    return np.asarray(Image.open(io.BytesIO(png)))
-
-
-def test_epoch_line_and_learning_rate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    writer = SummaryWriter(str(tmp_path / "events"))
-    training = Training(tmp_path, max_epochs=2)
-    LearningRate(writer, training.optimizer).attach(training.trainer)
-    EpochLine(training.validator, writer).attach(training.trainer)
-    with caplog.at_level(logging.INFO, logger="monai_lgg.handlers"):
-        training.run()
-    writer.close()
-
-    events = events_of(tmp_path / "events")
-    losses = [event.value for event in events.Scalars("train_loss_epoch")]
-    assert losses == pytest.approx([np.mean(training.losses[:3]), np.mean(training.losses[3:])])
-    assert [event.step for event in events.Scalars("learning_rate")] == [1, 2]
-    lines = [record.message for record in caplog.records if record.message.startswith("epoch ")]
-    assert lines[1].startswith(f"epoch 2/2: loss {losses[1]:.4f} dice 0.")
-
-
-def test_log_config(tmp_path: Path) -> None:
-    (tmp_path / "configs").mkdir()
-    for name in ("train", "overrides", "inference"):
-        (tmp_path / "configs" / f"{name}.json").write_text(f'{{\n"name": "{name}"}}\n')
-    writer = SummaryWriter(str(tmp_path / "events"))
-    log_config(writer, str(tmp_path), {"max_epochs": 3, "device": "cpu"})
-    writer.close()
-
-    events = events_of(tmp_path / "events")
-    texts = {tag: events.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in events.Tags()["tensors"]}
-    assert sorted(texts) == [
-        "config/overrides.json/text_summary", "config/train.json/text_summary", "settings/text_summary"
-    ]  # fmt: skip
-    assert "| max_epochs | 3 |\n| device | cpu |" in texts["settings/text_summary"]
-    assert texts["config/train.json/text_summary"] == '    {\n    "name": "train"}\n'
 
 
 def test_a_training_that_stopped_early_is_not_taken_up_again(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ Exit codes: 0 done; 1 an error, or findings / failed cases that need attention; 
 import click
 
 from monai_lgg import __version__
+from monai_lgg.cli.board import board
 from monai_lgg.cli.compare import compare, crossval, tune
 from monai_lgg.cli.data import data
 from monai_lgg.cli.export import export
@@ -28,5 +29,5 @@ def main() -> None:
 
 
 data.add_command(explore)
-for command in (data, train, evaluate, predict, export, compare, crossval, tune, report, shape, demo):
+for command in (data, train, board, evaluate, predict, export, compare, crossval, tune, report, shape, demo):
     main.add_command(command)

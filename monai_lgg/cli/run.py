@@ -25,6 +25,9 @@ EXISTING = click.Path(path_type=Path, exists=True)
 )
 @click.option("--split", "split_file", type=EXISTING, help="Split file; without it a patient-level one is made.")
 @click.option("--epochs", type=click.IntRange(1), help="Shorthand for --set max_epochs=N.")
+@click.option(
+    "--tracking", type=click.Choice(["mlflow"]), help="Follow it in MLflow too; needs pip install monai-lgg[mlflow]."
+)
 @set_option
 @device_option
 @common_options
@@ -34,6 +37,7 @@ def train(
     run: Path,
     split_file: Path | None,
     epochs: int | None,
+    tracking: str | None,
     settings: tuple[str, ...],
     device: str,
     quiet: bool,
@@ -51,9 +55,10 @@ def train(
         settings=settings,
         device=device,
         progress=not quiet,
+        tracking=tracking,
     )
     click.echo(f"best weights: {weights}")
-    click.echo(f"next: monai-lgg evaluate {run} --data {dataset_dir}; watch: tensorboard --logdir {run}")
+    click.echo(f"next: monai-lgg evaluate {run} --data {dataset_dir}; watch: monai-lgg board {run}")
 
 
 @click.command()

@@ -8,9 +8,12 @@ from scipy.ndimage import binary_erosion
 
 PREDICTION_COLOUR = (255, 140, 0)  # orange
 TRUTH_COLOUR = (0, 200, 255)  # cyan; the pair is told apart by colour-blind readers
+_LEGEND = (("prediction", PREDICTION_COLOUR), ("truth", TRUTH_COLOUR))
 #: Pixels: width of a slice on a sheet, height of a line of text and of its letters.
 PANEL, LINE, TEXT = 270, 22, 14
 MOST_ACROSS = 4
+#: A picture narrower than this is enlarged before a legend is put under it.
+LEGEND_WIDTH = 200
 
 
 def outline(mask: np.ndarray) -> np.ndarray:
@@ -34,6 +37,23 @@ def paint(image: np.ndarray, prediction: np.ndarray | None, truth: np.ndarray | 
         if mask is not None:
             picture[outline(mask.astype(bool))] = colour
     return picture
+
+
+def with_legend(picture: np.ndarray) -> np.ndarray:
+    """A picture of :func:`paint` with a line below that says which outline is which.
+
+    Args:
+        picture: (H, W, 3) uint8; enlarged by a whole factor where the words would not fit.
+    Returns:
+        (H', W', 3) uint8.
+    """
+    factor = -(-LEGEND_WIDTH // picture.shape[1])
+    picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    strip = Image.new("RGB", (picture.shape[1], LINE), "black")
+    pen, font = ImageDraw.Draw(strip), ImageFont.load_default(TEXT)
+    for place, (name, colour) in zip((1, 3), _LEGEND, strict=True):
+        pen.text((place * strip.width / 4, LINE / 2), name, colour, font, anchor="mm")
+    return np.concatenate([picture, np.asarray(strip)])
 
 
 def save_contact_sheet(
@@ -61,7 +81,7 @@ def save_contact_sheet(
         )
         for k in choose_slices(prediction, truth, most)
     ]
-    legend = [("prediction", PREDICTION_COLOUR)] + ([("truth", TRUTH_COLOUR)] if truth is not None else [])
+    legend = list(_LEGEND[: 1 if truth is None else 2])
     heading = title if prediction.any() else f"{title}: no tumour predicted"
     draw_sheet(heading, panels, legend).save(path, compress_level=1)  # a third larger, four times as fast
 

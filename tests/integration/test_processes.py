@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from monai_lgg.bundle import bundles_dir, find_bundle, prepare_run
+from monai_lgg.splits import read_split
 from tests.conftest import TINY
 
 REPOSITORY = Path(__file__).parents[2]
@@ -80,6 +82,23 @@ def test_interrupted_training_ends_like_an_uninterrupted_one(
         torch.testing.assert_close(second["network"][name], weights, rtol=0, atol=0, msg=name)
     best = [torch.load(tmp_path / name / "models" / "model.pt", weights_only=True) for name in ("whole", "stopped")]
     assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
+    assert points_of(stopped) == points_of(tmp_path / "whole"), "TensorBoard has a gap, or a point twice"
+
+
+def points_of(run: Path) -> dict[str, list[tuple[int, object]]]:
+    """Tag -> (step, what was written) of all event files of a run; of times and settings only the step."""
+    events = EventAccumulator(
+        str(run / "eval"), size_guidance=dict.fromkeys(("images", "scalars", "tensors", "histograms"), 0)
+    )
+    events.Reload()
+    tags = events.Tags()
+    scalars = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags["scalars"]}
+    scalars["slices_per_second"] = [(step, 0) for step, _ in scalars["slices_per_second"]]
+    images = {tag: [(event.step, event.encoded_image_string) for event in events.Images(tag)] for tag in tags["images"]}
+    histograms = {tag: [(event.step, event.histogram_value) for event in events.Histograms(tag)]
+                  for tag in tags["histograms"]}  # fmt: skip
+    others = {tag: [(event.step, 0) for event in events.Tensors(tag)] for tag in tags["tensors"]}
+    return {**scalars, **images, **histograms, **others}
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
@@ -145,16 +164,16 @@ def test_two_ranks_on_a_cpu(phantoms: Path, tmp_path: Path) -> None:
 
 
 def test_tensorboard_has_what_people_watch(run: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(run / "eval"), size_guidance={"images": 0})
-    events.Reload()
-    tags = events.Tags()
-    assert {"train_loss", "train_loss_epoch", "learning_rate", "val_mean_dice", "val_mean_iou"} <= set(tags["scalars"])
-    assert "validation/case_0" in tags["images"]
-    assert {"settings/text_summary", "config/train.json/text_summary"} <= set(tags["tensors"])
-    rates = [event.value for event in events.Scalars("learning_rate")]
-    assert rates == pytest.approx([1e-3, 0.5e-3])  # cosine over two epochs
+    points = points_of(run)
+    assert [step for step, _ in points["train_loss"]] == [1, 2, 3, 4, 5, 6]  # iterations, three an epoch
+    of_an_epoch = ["train_loss_epoch", "learning_rate", "slices_per_second", "train_slice_dice", "train_slice_iou",
+                   "val_mean_dice", "val_mean_iou", "kept_model/epoch", "dice_per_patient", "validation"]  # fmt: skip
+    for tag in of_an_epoch:
+        assert [step for step, _ in points[tag]] == [1, 2], tag
+    (validated,) = read_split(run / "eval" / "split.json").part("validation")
+    assert [step for step, _ in points[f"outlines/{validated}"]] == [1, 2]
+    assert {"settings/text_summary", "config/train.json/text_summary"} <= set(points)
+    assert [value for _, value in points["learning_rate"]] == pytest.approx([1e-3, 0.5e-3])  # cosine over two epochs
 
 
 def test_wheel_holds_the_bundles_and_runs_from_there(tmp_path: Path) -> None:

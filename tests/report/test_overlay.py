@@ -12,6 +12,7 @@ from monai_lgg.report.overlay import (
     outline,
     paint,
     save_contact_sheet,
+    with_legend,
 )
 
 
@@ -33,6 +34,20 @@ def test_outline_at_the_edge_and_of_one_pixel() -> None:
 
 def test_outline_of_nothing() -> None:
     assert not outline(np.zeros((5, 5), bool)).any()
+
+
+@pytest.mark.parametrize(("size", "factor"), [((90, 240), 1), ((64, 100), 2), ((8, 6), 34)])
+def test_legend_below_a_picture(size: tuple[int, int], factor: int) -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    found = with_legend(picture)
+    rows, columns = size[0] * factor, size[1] * factor
+    assert found.shape == (rows + overlay.LINE, columns, 3)
+    np.testing.assert_array_equal(found[:rows:factor, :columns:factor], picture)
+    np.testing.assert_array_equal(found[factor - 1 : rows : factor, factor - 1 :: factor], picture)
+    strip = found[rows:]
+    for half, colour in ((strip[:, : columns // 2], PREDICTION_COLOUR), (strip[:, columns // 2 :], TRUTH_COLOUR)):
+        assert (half == colour).all(axis=-1).any(), "each word in its colour"
+    assert not (strip[:, [0, -1]] > 0).any(), "the words fit"
 
 
 def test_colours_and_truth_on_top() -> None:
