@@ -2,6 +2,7 @@
 
 import math
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,8 +36,9 @@ _MODE = threading.RLock()
 
 @contextmanager
 def unvalidated() -> Iterator[None]:
-    """Odd values are kept as they are: a warning of pydicom would quote them, and they may be the patient's."""
+    """Odd values are kept as they are, and nothing is warned of: warnings quote values and paths, maybe a name."""
     with _MODE, disable_value_validation():
+        warnings.filterwarnings("ignore", module="pydicom|highdicom")
         yield
 
 
