@@ -31,12 +31,10 @@ class BrightFlair(torch.nn.Module):
         return (image[:, 1:2] - self.level) * 50
 
 
-@pytest.fixture
-def threshold_bundle(tmp_path: Path) -> Path:
+def make_threshold_bundle(folder: Path) -> Path:
     """unet_cosine with a network that thresholds FLAIR, so that geometry can be checked pixel by pixel."""
     from monai_lgg.bundle import find_bundle
 
-    folder = tmp_path / "threshold bundle"
     prepare_run(find_bundle("unet_cosine"), folder, {"amp": False})
     config = folder / "configs" / "inference.json"
     content = json.loads(config.read_text())
@@ -45,6 +43,11 @@ def threshold_bundle(tmp_path: Path) -> Path:
     (folder / "models").mkdir()
     torch.save(BrightFlair().state_dict(), folder / "models" / "model.pt")
     return folder
+
+
+@pytest.fixture
+def threshold_bundle(tmp_path: Path) -> Path:
+    return make_threshold_bundle(tmp_path / "threshold bundle")
 
 
 def pattern(rows: int, columns: int, slices: int) -> np.ndarray:

@@ -114,7 +114,7 @@ def test_codes_algorithm_and_patient(tmp_path: Path) -> None:
     assert (segment.SegmentLabel, segment.SegmentAlgorithmType) == ("FLAIR abnormality", "AUTOMATIC")
     algorithm = segment.SegmentationAlgorithmIdentificationSequence[0]
     assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == (ALGORITHM.name, "0.2.0")
-    assert list(algorithm.AlgorithmParameters)[:1] == ["PLACEHOLDER"]
+    assert str(algorithm.AlgorithmParameters).startswith("threshold=0.4")
     assert (data.PatientID, data.PatientName, data.SeriesNumber) == ("Doe", "PHANTOM^Doe", 1003)
     source = pydicom.dcmread(files[0])
     assert data.StudyInstanceUID == source.StudyInstanceUID
