@@ -69,7 +69,7 @@ def write_studies(
 
     Args:
         root: without any of these patients yet.
-        size, slices: of FLAIR's images and their number; None draws it.
+        size, slices: of axial images and their number; None draws it.
         plane: of FLAIR, one of ``PLANES``; T1 is axial.
     Returns:
         The patients' folders.
@@ -96,7 +96,7 @@ def write_study(folder: Path, patient: PhantomPatient, *, seed: int = 0, plane: 
     columns, rows, slices = patient.image.shape[2], patient.image.shape[1], len(patient.image)
     grids = {
         "localizer": (PLANES["sagittal"], (columns // 2, rows // 2, 3), (2 * FIELD / columns, 2 * FIELD / rows, 20.0)),
-        "flair": (PLANES[plane], (columns, rows, slices), (FIELD / columns, FIELD / rows, _step(plane, slices))),
+        "flair": (PLANES[plane], *_flair_grid(plane, columns, rows, slices)),
     }
     for name in ("pre", "post"):
         if name not in patient.missing:
@@ -110,9 +110,12 @@ def write_study(folder: Path, patient: PhantomPatient, *, seed: int = 0, plane: 
         write_series(folder / f"{rng.integers(2**32):08X}", (voxels * GAIN).round(), affine, tags, rng)
 
 
-def _step(plane: str, slices: int) -> float:
-    """As many slices as the phantom has must span the head, which is wider than high."""
-    return (HEIGHT if plane in ("axial", "oblique") else FIELD) / slices
+def _flair_grid(plane: str, columns: int, rows: int, slices: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Shape and spacing: sagittal and coronal ones are thin, as of 3D sequences; others have the phantom's slices."""
+    across, down = FIELD / columns, FIELD / rows
+    if plane in ("sagittal", "coronal"):
+        return (columns, rows, columns), (across, down, across)
+    return (columns, rows, slices), (across, down, HEIGHT / slices)
 
 
 def own_affine(patient: PhantomPatient) -> np.ndarray:

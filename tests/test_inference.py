@@ -415,7 +415,11 @@ def test_measure_counts_26_connected_components() -> None:
     mask[0, 0, 0] = mask[1, 1, 1] = True  # touch at a corner: one
     mask[3, 3, 3] = True
     meta = {"spacing_known": True, "original_affine": np.diag([2.0, 2.0, 5.0, 1])}
-    assert measure(mask, meta) == {"voxels": 3, "volume_ml": 0.06, "components": 2, "spacing_mm": [2.0, 2.0, 5.0]}
+    assert measure(mask, meta) == {
+        "voxels": 3, "volume_ml": 0.06, "longest_axial_diameter_mm": 2.0, "components": 2, "spacing_mm": [2.0, 2.0, 5.0]
+    }  # fmt: skip
+    unknown = measure(mask, {**meta, "spacing_known": False})
+    assert unknown["longest_axial_diameter_mm"] is unknown["volume_ml"] is unknown["spacing_mm"] is None
 
 
 @pytest.mark.parametrize(("unit", "volume_ml"), [(0, 0.06), (1, 6e7), (2, 0.06)])
