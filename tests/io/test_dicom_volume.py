@@ -1,9 +1,12 @@
+import io
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGLSLossless, RLELossless
+from PIL import Image
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from monai_lgg.io.dicom.volume import read_dicom_case
 from monai_lgg.io.reader import CaseReader
@@ -49,6 +52,21 @@ def test_compressed(tmp_path: Path, syntax: UID) -> None:
     files = names(write(tmp_path / "s", voxels(), AXIAL))
     for path in files:
         change(Path(path), lambda data: data.compress(syntax, generate_instance_uid=False))
+    np.testing.assert_array_equal(read_dicom_case(files)[0][..., 0], voxels())
+
+
+def test_jpeg_2000(tmp_path: Path) -> None:
+    files = names(write(tmp_path / "s", voxels(), AXIAL))
+
+    def edit(data: pydicom.Dataset) -> None:
+        stream = io.BytesIO()
+        Image.fromarray(data.pixel_array.astype(np.uint16)).save(stream, "JPEG2000", irreversible=False, no_jp2=True)
+        data.PixelData = encapsulate([stream.getvalue()])
+        data["PixelData"].is_undefined_length = True
+        data.file_meta.TransferSyntaxUID = JPEG2000Lossless
+
+    for path in files:
+        change(Path(path), edit)
     np.testing.assert_array_equal(read_dicom_case(files)[0][..., 0], voxels())
 
 
