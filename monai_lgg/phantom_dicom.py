@@ -94,7 +94,7 @@ def write_study(folder: Path, patient: PhantomPatient, *, seed: int = 0, plane: 
     common = study_tags(patient.name, rng)
     source = own_affine(patient)
     columns, rows, slices = patient.image.shape[2], patient.image.shape[1], len(patient.image)
-    grids = {
+    grids: dict[str, tuple[Any, ...]] = {
         "localizer": (PLANES["sagittal"], (columns // 2, rows // 2, 3), (2 * FIELD / columns, 2 * FIELD / rows, 20.0)),
         "flair": (PLANES[plane], *_flair_grid(plane, columns, rows, slices)),
     }
