@@ -7,6 +7,7 @@ import logging
 import os
 import pydoc
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,9 @@ def workflow(
     known = read_config(files)
     own = {key: value for key, value in stored_settings(root).items() if _has_parent(known, key)}
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it prints to standard output
+    # of a reader that MONAI sets up wherever pydicom is installed, and that is not used here
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "NvImgCodecPydicomReader")
     flow = ConfigWorkflow(
         config_file=[str(file) for file in files],
         meta_file=str(root / "configs" / "metadata.json"),

@@ -30,8 +30,8 @@ from monai_lgg.saving import RESULT, weights_sha256
 _log = logging.getLogger(__name__)
 
 COLUMNS = (
-    "case", "status", "voxels", "volume_ml", "components", "confidence", "flags", "spacing_mm", "format", "seconds",
-    "error",
+    "case", "status", "voxels", "volume_ml", "longest_axial_diameter_mm", "components", "confidence", "flags",
+    "spacing_mm", "format", "seconds", "error",
 )  # fmt: skip
 #: Errors that concern every case that follows, so the batch stops: no space left, read-only, quota.
 _FATAL_ERRNO = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
@@ -100,6 +100,8 @@ def predict(
     settings = {**(settings or {}), **(_ensemble_settings(bundle, settings or {}) if ensemble else {})}
     todo = [record for record in records if overwrite or not _finished(output, record["case"])]
     again = [record for record in records if record not in todo]
+    if (settings or {}).get("output_format") == "dicomseg":
+        todo = [_for_segmentation(record) for record in todo]
     results = [_skipped(output, record, made_by) for record in again]
 
     def make_flow() -> Any:
@@ -187,7 +189,7 @@ class _Line:
         name, seconds = case.record["case"], sum(case.stages.values())
         if case.error is None:
             return CaseResult(name, "done", seconds=seconds, stages=case.stages)
-        return _failure(name, case.error, seconds)
+        return _failure(case.record, case.error, seconds)
 
     def _stage(self, name: str, case: _Case, work: Callable[[_Case], Any]) -> _Case:
         began = time.perf_counter()
@@ -233,9 +235,16 @@ class _Line:
 
 
 def _made_from(record: Mapping[str, Any], made_by: Mapping[str, Any]) -> dict[str, Any]:
-    """Input (where it lies, and what is in it), weights, configuration and settings of a result."""
+    """Input (where it lies, or its neutral name, and what is in it), weights, configuration and settings of a result.
+
+    A DICOM study has a neutral name, because its path mostly has the patient's.
+    """
     paths = [Path(path).resolve() for path in record["image"]]
-    return {"input": [str(path) for path in paths], "input_sha256": _hash(paths), **made_by}
+    return {
+        "input": record.get("source", [str(path) for path in paths]),
+        "input_sha256": _hash(dict.fromkeys(paths)),
+        **made_by,
+    }
 
 
 def _hash(paths: Iterable[Path]) -> str:
@@ -295,12 +304,30 @@ def _ensemble_settings(bundle: Path, settings: Mapping[str, Any]) -> dict[str, A
     return {"network_def": ensemble, "model_file": str(path)}
 
 
-def _failure(case: str, error: Exception, seconds: float) -> CaseResult:
-    cause = deepest(error)
+def _for_segmentation(record: dict[str, Any]) -> dict[str, Any]:
+    """DICOM SEG refers to DICOM images: what has none fails before it costs time."""
+    if "dicom" in record or "broken" in record:
+        return record
+    return {**record, "broken": "DICOM SEG needs DICOM input; give the DICOM study, or --format nifti"}
+
+
+def _failure(record: Mapping[str, Any], error: Exception, seconds: float) -> CaseResult:
+    case, cause = record["case"], deepest(error)
     if (isinstance(cause, OSError) and cause.errno in _FATAL_ERRNO) or isinstance(cause, BackendError):
         raise cause from error
     _log.debug("case %s failed", case, exc_info=error)
-    return CaseResult(case, "failed", f"{type(cause).__name__}: {cause}", seconds)
+    return CaseResult(case, "failed", f"{type(cause).__name__}: {_neutral(str(cause), record)}", seconds)
+
+
+def _neutral(text: str, record: Mapping[str, Any]) -> str:
+    """Without the paths of a DICOM study, which mostly have the patient's name: any library may put one in an error."""
+    if "source" not in record:
+        return text
+    for path in dict.fromkeys(record["image"]):
+        text = text.replace(path, "a file of the study")
+    for folder in sorted({str(Path(path).parent) for path in record["image"]}, key=len, reverse=True):
+        text = text.replace(folder, "the study's folder")
+    return text
 
 
 def check_writable(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a prediction is run on: patient folders, TIFFs and NIfTI volumes, as one record a case."""
+"""What a prediction is run on: patient folders, TIFFs, NIfTI volumes and DICOM studies, as one record a case."""
 
 import re
 from collections.abc import Iterable
@@ -6,22 +6,40 @@ from pathlib import Path
 from typing import Any
 
 from monai_lgg.cases import parse_slice_name, patient_folders, read_patient, volume_records
+from monai_lgg.io.dicom import find_dicom, is_dicom, require_dicom
 from monai_lgg.io.nifti import is_nifti
 from monai_lgg.io.tiff import is_tiff
 
 
-def prediction_records(inputs: str | Path | Iterable[str | Path]) -> list[dict[str, Any]]:
+def prediction_records(
+    inputs: str | Path | Iterable[str | Path], *, flair_series: str | None = None, keep_identifiers: bool = False
+) -> list[dict[str, Any]]:
     """Cases below the inputs: a patient folder, a folder of patients, single TIFFs, NIfTI volumes or folders of them.
 
+    DICOM files are found by their content, at any depth, and make one case a study, over all inputs.
+
+    Args:
+        inputs: files and folders.
+        flair_series, keep_identifiers: of DICOM; see :func:`monai_lgg.io.dicom.studies.dicom_records`.
     Returns:
         Records with ``image`` (paths) and ``case`` (unique name); patient folders also have ``slices`` (numbers) and,
         when every slice has a mask, ``truth`` (mask paths). A folder that cannot be read has ``broken`` (the reason).
     Raises:
+        ImportError: DICOM without the packages of the extra ``dicom``.
         FileNotFoundError: an input does not exist.
         ValueError: an input holds no case, or two cases have one name.
     """
-    paths = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-    records = [record for path in paths for record in _records_of(Path(path))]
+    paths = [Path(path) for path in ([inputs] if isinstance(inputs, str | Path) else inputs)]
+    files: list[str] = []
+    records = [record for path in paths for record in _records_of(path, files)]
+    if files:
+        require_dicom()
+        from monai_lgg.io.dicom.studies import dicom_records
+
+        studies = dict.fromkeys(files)  # an input may lie in another one
+        records += dicom_records(studies, flair_series=flair_series, keep_identifiers=keep_identifiers)
+        if not records:
+            raise ValueError(f"{', '.join(map(str, paths))}: DICOM files, but none with a study; give MR images")
     if not records:
         raise ValueError(f"{', '.join(map(str, paths))}: only masks, no images; give the images")
     check_names(records)
@@ -44,10 +62,14 @@ def check_names(records: list[dict[str, Any]]) -> None:
         names[record["case"]] = record["image"][0]
 
 
-def _records_of(path: Path) -> list[dict[str, Any]]:
+def _records_of(path: Path, files: list[str]) -> list[dict[str, Any]]:
+    """Records of all but DICOM, whose files are added to ``files``."""
     if not path.exists():
         raise FileNotFoundError(f"input {path} does not exist")
     if path.is_file():
+        if not (is_tiff(path) or is_nifti(path)) and is_dicom(path):
+            files.append(str(path.resolve()))
+            return []
         parsed = parse_slice_name(path.name)
         return [] if parsed is not None and parsed[2] else [_file_record(path)]  # a mask is no case
     if any(parse_slice_name(item.name) for item in path.iterdir() if item.is_file()):
@@ -56,8 +78,12 @@ def _records_of(path: Path) -> list[dict[str, Any]]:
     records += [
         _file_record(item) for item in sorted(path.iterdir()) if is_nifti(item) and not item.name.startswith(".")
     ]
-    if not records:
-        raise ValueError(f"{path}: no patient folders (<patient>/<patient>_<n>.tif) and no .nii or .nii.gz files")
+    found = find_dicom([path])
+    files += found
+    if not records and not found:
+        raise ValueError(
+            f"{path}: no patient folders (<patient>/<patient>_<n>.tif), no .nii or .nii.gz files and no DICOM files"
+        )
     return records
 
 
@@ -75,7 +101,7 @@ def _patient_record(folder: Path) -> dict[str, Any]:
 
 def _file_record(path: Path) -> dict[str, Any]:
     if not (is_tiff(path) or is_nifti(path)):
-        raise ValueError(f"input {path}: unknown format; give .tif, .tiff, .nii, .nii.gz or a folder")
+        raise ValueError(f"input {path}: unknown format; give .tif, .tiff, .nii, .nii.gz, DICOM or a folder")
     name = path.name
     for suffix in (".nii.gz", path.suffix):
         name = name.removesuffix(suffix)

@@ -18,6 +18,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 
 from monai_lgg.components import component_sizes
 from monai_lgg.decision import decide
+from monai_lgg.diameter import longest_axial_diameter
 from monai_lgg.io.atomic import atomic_text
 from monai_lgg.io.nifti import is_nifti, mm_per_unit, write_nifti
 from monai_lgg.io.reader import CaseReader
@@ -31,7 +32,9 @@ _log = logging.getLogger(__name__)
 
 #: (row, column, slice) of radiological display, the order of the public TIFF slices.
 DISPLAY_AXES = "PLS"
-FORMATS = ("auto", "tiff", "nifti")
+FORMATS = ("auto", "tiff", "nifti", "dicomseg")
+#: How a DICOM SEG holds the result: the mask, or the probabilities.
+SEG_TYPES = ("binary", "fractional")
 RESULT = "result.json"
 MANIFEST = "manifest.json"
 
@@ -39,14 +42,14 @@ MANIFEST = "manifest.json"
 class SaveCased(MapTransform):
     """Writes one case's files into ``<output_dir>/<case>/``, which appears only when all of them are whole.
 
-    The mask (``<case>_<n>_mask.tif`` a slice, uint8 0/255; or ``<case>_mask.nii.gz``, uint8 0/1), ``overlay.png`` and
-    ``result.json`` with size, confidence and quality flags; by option the probabilities (``_prob``) and their
-    uncertainty (``_uncertainty``), both float32.
+    The mask (``<case>_<n>_mask.tif`` a slice, uint8 0/255; or ``<case>_mask.nii.gz``, uint8 0/1; or
+    ``<case>_seg.dcm``), ``overlay.png`` and ``result.json`` with size, confidence and quality flags; by option the
+    probabilities (``_prob``) and their uncertainty (``_uncertainty``), both float32, NIfTI beside a DICOM SEG.
 
     Args:
         keys: of the probabilities (1, X, Y, Z) in the geometry of the input.
         output_dir: parent of the case folders.
-        output_format: ``tiff``, ``nifti`` or ``auto`` (as the input).
+        output_format: ``tiff``, ``nifti``, ``dicomseg`` (DICOM input only) or ``auto``: as the input, NIfTI for DICOM.
         threshold: probability from which a voxel is tumour.
         probabilities: write them too.
         uncertainty: write the entropy of the probabilities, in bits, too.
@@ -55,6 +58,8 @@ class SaveCased(MapTransform):
             the training data are absent.
         component_share, fill_holes: of the mask, as in :func:`monai_lgg.decision.decide`.
         low_confidence: expected Dice below which a mask is flagged.
+        seg_type: of a DICOM SEG: ``binary`` (the mask) or ``fractional`` (the probabilities, before the decision).
+        metadata_file: of the bundle; its name and version go into a DICOM SEG.
     """
 
     def __init__(
@@ -70,8 +75,12 @@ class SaveCased(MapTransform):
         component_share: float = 0.0,
         fill_holes: bool = False,
         low_confidence: float = LOW_CONFIDENCE,
+        seg_type: str = "binary",
+        metadata_file: str | None = None,
     ) -> None:
         super().__init__(keys)
+        if seg_type not in SEG_TYPES:
+            raise ValueError(f"seg_type {seg_type!r} is not one of {', '.join(SEG_TYPES)}")
         if output_format not in FORMATS:
             raise ValueError(f"output_format {output_format!r} is not one of {', '.join(FORMATS)}")
         if not 0 < threshold < 1:
@@ -88,6 +97,8 @@ class SaveCased(MapTransform):
         self.component_share = component_share
         self.fill_holes = fill_holes
         self.low_confidence = low_confidence
+        self.seg_type = seg_type
+        self.metadata_file = Path(metadata_file) if metadata_file else None
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         record = dict(data)
@@ -119,11 +130,14 @@ class SaveCased(MapTransform):
         shown = to_display(values, affine)
         shown_mask = decide(shown, self.threshold, self.component_share, self.fill_holes)
         mask = from_display(shown_mask, affine)
-        source = "nifti" if is_nifti(str(meta["filename_or_obj"])) else "tiff"
+        source = "nifti" if "dicom" in record or is_nifti(str(meta["filename_or_obj"])) else "tiff"
         chosen = source if self.output_format == "auto" else self.output_format
         numbers = [int(n) for n in record.get("slices", [])]
-        write = _write_nifti if chosen == "nifti" else _write_tiff
-        write(folder, case, "mask", mask.astype(np.uint8), meta, numbers, 255 if chosen == "tiff" else 1)
+        write = _write_tiff if chosen == "tiff" else _write_nifti
+        if chosen == "dicomseg":
+            self._write_seg(folder / f"{case}_seg.dcm", record, mask if self.seg_type == "binary" else values)
+        else:
+            write(folder, case, "mask", mask.astype(np.uint8), meta, numbers, 255 if chosen == "tiff" else 1)
         if self.probabilities:
             write(folder, case, "prob", values, meta, numbers, 1)
         if self.uncertainty:
@@ -132,8 +146,21 @@ class SaveCased(MapTransform):
             self._overlay(folder / "overlay.png", case, record, shown_mask)
         result = {"case": case, "format": chosen, "threshold": self.threshold, **measure(mask, meta)}
         result |= self._quality(record, shown, shown_mask)
+        if "dicom" in record:
+            result["dicom"] = json.loads(record["dicom"])["facts"]
         result["made_from"] = json.loads(record["made_from"]) if "made_from" in record else None
         atomic_text(folder / RESULT, json.dumps(result, indent=1) + "\n")
+
+    def _write_seg(self, path: Path, record: Mapping[Hashable, Any], values: np.ndarray) -> None:
+        if "dicom" not in record:
+            raise ValueError(f"{record['case']}: DICOM SEG needs DICOM input; give the DICOM study, or --format nifti")
+        from monai_lgg.io.dicom.seg import Algorithm, write_seg
+
+        found = self.metadata_file is not None and self.metadata_file.is_file()
+        metadata = json.loads(self.metadata_file.read_text()) if self.metadata_file and found else {}
+        weights = json.loads(record.get("made_from", "{}")).get("weights_sha256") or ""
+        algorithm = Algorithm(metadata.get("name", "monai-lgg"), metadata.get("version", "0"), weights, self.threshold)
+        write_seg(path, values, json.loads(record["dicom"])["files"], algorithm)
 
     def _quality(self, record: Mapping[Hashable, Any], values: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
         expected = confidence(values, mask)
@@ -198,21 +225,26 @@ def _write_nifti(
 
 
 def measure(mask: np.ndarray, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Size and number of components of a mask; volume only where the spacing is known.
+    """Size and number of components of a mask; volume and diameter only where the spacing is known.
 
     Args:
         mask: bool (X, Y, Z).
+    Returns:
+        ``voxels``, ``volume_ml``, ``longest_axial_diameter_mm`` (:func:`monai_lgg.diameter.longest_axial_diameter`),
+        ``components`` and ``spacing_mm`` along the axes of the file.
     """
     components = len(component_sizes(mask))
     voxels = int(np.count_nonzero(mask))
     if not meta.get("spacing_known", False):
-        return {"voxels": voxels, "volume_ml": None, "components": components, "spacing_mm": None}
+        unknown = {"volume_ml": None, "longest_axial_diameter_mm": None}
+        return {"voxels": voxels, **unknown, "components": components, "spacing_mm": None}
     affine = np.asarray(meta["original_affine"], dtype=float)[:3, :3] * mm_per_unit(int(meta.get("xyzt_units", 0)))
     spacing = np.linalg.norm(affine, axis=0)
     volume_ml = voxels * abs(float(np.linalg.det(affine))) / 1000
     return {
         "voxels": voxels,
         "volume_ml": round(volume_ml, 4),
+        "longest_axial_diameter_mm": round(longest_axial_diameter(mask, affine), 2),
         "components": components,
         "spacing_mm": [round(float(value), 6) for value in spacing],
     }

@@ -31,12 +31,10 @@ class BrightFlair(torch.nn.Module):
         return (image[:, 1:2] - self.level) * 50
 
 
-@pytest.fixture
-def threshold_bundle(tmp_path: Path) -> Path:
+def make_threshold_bundle(folder: Path) -> Path:
     """unet_cosine with a network that thresholds FLAIR, so that geometry can be checked pixel by pixel."""
     from monai_lgg.bundle import find_bundle
 
-    folder = tmp_path / "threshold bundle"
     prepare_run(find_bundle("unet_cosine"), folder, {"amp": False})
     config = folder / "configs" / "inference.json"
     content = json.loads(config.read_text())
@@ -45,6 +43,11 @@ def threshold_bundle(tmp_path: Path) -> Path:
     (folder / "models").mkdir()
     torch.save(BrightFlair().state_dict(), folder / "models" / "model.pt")
     return folder
+
+
+@pytest.fixture
+def threshold_bundle(tmp_path: Path) -> Path:
+    return make_threshold_bundle(tmp_path / "threshold bundle")
 
 
 def pattern(rows: int, columns: int, slices: int) -> np.ndarray:
@@ -412,7 +415,11 @@ def test_measure_counts_26_connected_components() -> None:
     mask[0, 0, 0] = mask[1, 1, 1] = True  # touch at a corner: one
     mask[3, 3, 3] = True
     meta = {"spacing_known": True, "original_affine": np.diag([2.0, 2.0, 5.0, 1])}
-    assert measure(mask, meta) == {"voxels": 3, "volume_ml": 0.06, "components": 2, "spacing_mm": [2.0, 2.0, 5.0]}
+    assert measure(mask, meta) == {
+        "voxels": 3, "volume_ml": 0.06, "longest_axial_diameter_mm": 2.0, "components": 2, "spacing_mm": [2.0, 2.0, 5.0]
+    }  # fmt: skip
+    unknown = measure(mask, {**meta, "spacing_known": False})
+    assert unknown["longest_axial_diameter_mm"] is unknown["volume_ml"] is unknown["spacing_mm"] is None
 
 
 @pytest.mark.parametrize(("unit", "volume_ml"), [(0, 0.06), (1, 6e7), (2, 0.06)])

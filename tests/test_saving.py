@@ -146,7 +146,8 @@ def test_output_that_is_not_finite(tmp_path: Path) -> None:
         ({"threshold": 1.0}, "threshold 1.0 is not between 0 and 1"),
         ({"threshold": math.nan}, "threshold nan"),
         ({"low_confidence": 1.5}, "low_confidence 1.5 is not in 0 to 1"),
-        ({"output_format": "png"}, "'png' is not one of auto, tiff, nifti"),
+        ({"output_format": "png"}, "'png' is not one of auto, tiff, nifti, dicomseg"),
+        ({"seg_type": "labelmap"}, "seg_type 'labelmap' is not one of binary, fractional"),
     ],
 )
 def test_settings_that_are_refused(tmp_path: Path, settings: dict, message: str) -> None:

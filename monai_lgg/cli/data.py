@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -80,17 +80,49 @@ def _echo_report(report: "DataReport") -> None:
     "--size", type=click.IntRange(min=1), nargs=2, default=(256, 256), show_default=True, help="Rows and columns."
 )
 @click.option("--slices", type=click.IntRange(min=1), help="Slices a patient; default: varies.")
+@click.option(
+    "--format",
+    "data_format",
+    type=click.Choice(["tiff", "dicom"]),
+    default="tiff",
+    show_default=True,
+    help="The public layout with masks, or DICOM studies to predict.",
+)
+@click.option(
+    "--plane",
+    type=click.Choice(["axial", "coronal", "sagittal", "oblique"]),
+    help="DICOM: of the FLAIR series; default axial.",
+)
 @common_options
-def synth(directory: Path, patients: int, seed: int, size: tuple[int, int], slices: int | None, quiet: bool) -> None:
+def synth(
+    directory: Path,
+    patients: int,
+    seed: int,
+    size: tuple[int, int],
+    slices: int | None,
+    data_format: str,
+    plane: str | None,
+    quiet: bool,
+) -> None:
     """Write synthetic patients to DIR."""
     from tqdm import tqdm
 
-    from monai_lgg.phantom import write_patients
-
+    if plane and data_format != "dicom":
+        raise click.UsageError("--plane goes with --format dicom")
     with tqdm(desc="synth", unit="patient", total=patients, disable=quiet, leave=False) as bar:
-        names = write_patients(
-            directory, patients, seed=seed, size=size, slices=slices, progress=lambda done, _: bar.update(done - bar.n)
-        )
+        settings: dict[str, Any] = {"seed": seed, "size": size, "slices": slices}
+        settings["progress"] = lambda done, _: bar.update(done - bar.n)
+        if data_format == "dicom":
+            from monai_lgg.io.dicom import require_dicom
+
+            require_dicom()
+            from monai_lgg.phantom_dicom import write_studies
+
+            names = write_studies(directory, patients, plane=plane or "axial", **settings)
+        else:
+            from monai_lgg.phantom import write_patients
+
+            names = write_patients(directory, patients, **settings)
     click.echo(f"{len(names)} synthetic patients in {directory}")
 
 

@@ -113,7 +113,21 @@ def evaluate(
 @click.option("--pre", type=EXISTING, help="NIfTI pre-contrast volume of the same geometry.")
 @click.option("--post", type=EXISTING, help="NIfTI post-contrast volume of the same geometry.")
 @click.option(
-    "--format", "output_format", type=click.Choice(["auto", "tiff", "nifti"]), default="auto", show_default=True
+    "--format",
+    "output_format",
+    type=click.Choice(["auto", "tiff", "nifti", "dicomseg"]),
+    default="auto",
+    show_default=True,
+    help="auto: as the input, and NIfTI for DICOM; dicomseg needs DICOM input.",
+)
+@click.option(
+    "--seg-type", type=click.Choice(["binary", "fractional"]), help="Of dicomseg: the mask, or the probabilities."
+)
+@click.option(
+    "--flair-series", metavar="NAME", help="DICOM: which series is FLAIR (UID, number, or a part of its description)."
+)
+@click.option(
+    "--keep-identifiers", is_flag=True, help="DICOM: let names and messages hold what identifies the patient."
 )
 @click.option(
     "--threshold",
@@ -150,6 +164,9 @@ def predict(
     pre: Path | None,
     post: Path | None,
     output_format: str,
+    seg_type: str | None,
+    flair_series: str | None,
+    keep_identifiers: bool,
     threshold: float | None,
     tta: bool,
     ensemble: bool,
@@ -164,7 +181,10 @@ def predict(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Segment INPUTS: patient folders, folders of patients, TIFFs, NIfTI volumes. Exit code 1 if any case failed."""
+    """Segment INPUTS: patient folders, folders of patients, TIFFs, NIfTI volumes, folders of DICOM.
+
+    Exit code 1 if any case failed.
+    """
     from monai_lgg import bundle as bundles
     from monai_lgg import inference, prediction_inputs, saving
 
@@ -172,13 +192,20 @@ def predict(
         raise click.UsageError("--pre and --post go with --flair")
     if not inputs and flair is None:
         raise click.UsageError("give INPUTS, or --flair FILE")
-    records = prediction_inputs.prediction_records(inputs) if inputs else []
+    if seg_type and output_format != "dicomseg":
+        raise click.UsageError("--seg-type goes with --format dicomseg")
+    records = []
+    if inputs:
+        records = prediction_inputs.prediction_records(
+            inputs, flair_series=flair_series, keep_identifiers=keep_identifiers
+        )
     if flair is not None:
         records.append(prediction_inputs.sequences_record(flair, pre, post))
     root = bundles.find_bundle(bundle)
     chosen = bundles.parse_settings(settings, [root / "configs" / "inference.json"])
     given = {
         "output_format": None if output_format == "auto" else output_format,
+        "seg_type": seg_type,
         "threshold": threshold,
         "mirror": tta or None,
         "backend": backend,

@@ -1,4 +1,4 @@
-"""One reader for every case: a stack of TIFF slices, a multi-page TIFF, or one or three NIfTI volumes."""
+"""One reader for every case: a stack of TIFF slices, a multi-page TIFF, NIfTI volumes, or DICOM series."""
 
 import os
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import numpy as np
 from monai.config import PathLike
 from monai.data.image_reader import ImageReader
 
+from monai_lgg.io.dicom import is_dicom, require_dicom
 from monai_lgg.io.nifti import is_nifti, read_nifti
 from monai_lgg.io.tiff import DISPLAY_AFFINE, is_tiff, read_tiff_volume, resolution_of
 
@@ -19,6 +20,7 @@ class CaseReader(ImageReader):
     - TIFF files (a list is a stack of slices in the given order): (rows, columns, slices, C).
     - one NIfTI volume, 3D or 4D with channels last: (X, Y, Z, C).
     - three NIfTI volumes of equal geometry (pre-contrast, FLAIR, post-contrast): (X, Y, Z, 3).
+    - DICOM files of one series, or of these three: (columns, rows, slices, 1 or 3); see :mod:`monai_lgg.io.dicom`.
 
     Files are opened in :meth:`get_data`, because LoadImage answers an exception in ``read`` by trying other readers.
     """
@@ -36,8 +38,12 @@ class CaseReader(ImageReader):
             pixels, meta = _tiff_stack(img)
         elif all(is_nifti(path) for path in img):
             pixels, meta = _nifti_channels(img)
+        elif all(is_dicom(path) for path in img):
+            pixels, meta = _dicom_channels(img)
         else:
-            raise ValueError(f"{img[0]}: unknown format; give .tif, .tiff, .nii or .nii.gz files, all of one kind")
+            raise ValueError(
+                f"{img[0]}: unknown format; give .tif, .tiff, .nii, .nii.gz or DICOM files, all of one kind"
+            )
         meta |= {
             "filename_or_obj": img[0],
             "original_affine": meta["affine"].copy(),
@@ -65,6 +71,13 @@ def _tiff_stack(paths: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
 
 def _size(pixels: np.ndarray) -> str:
     return f"{pixels.shape[0]} x {pixels.shape[1]} with {pixels.shape[3]} channel(s)"
+
+
+def _dicom_channels(paths: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
+    require_dicom()
+    from monai_lgg.io.dicom.volume import read_dicom_case
+
+    return read_dicom_case(paths)
 
 
 def _nifti_channels(paths: list[str]) -> tuple[np.ndarray, dict[str, Any]]:

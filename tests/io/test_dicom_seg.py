@@ -1,0 +1,181 @@
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+
+from monai_lgg.io.dicom.seg import Algorithm, write_seg
+from monai_lgg.io.dicom.volume import read_dicom_case
+from monai_lgg.phantom_dicom import PLANES
+from tests.dicom_files import SHAPE, affine_of, change, voxels, write, write_enhanced
+
+ALGORITHM = Algorithm("2.5D U-Net for lower-grade glioma", "0.2.0", "ab" * 32, 0.4)
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [str(path) for path in paths]
+
+
+def marked(values: np.ndarray) -> np.ndarray:
+    """A mask without order: odd values, but nothing in slice 2."""
+    mask = values % 2 == 1
+    mask[..., 2] = False
+    return np.asarray(mask)
+
+
+def frames_of(path: Path) -> list[tuple[Dataset, np.ndarray]]:
+    """Each frame's functional groups and its pixels (rows, columns), unpacked here by hand."""
+    data = pydicom.dcmread(path)
+    size = (data.NumberOfFrames, data.Rows, data.Columns)
+    if data.BitsAllocated == 1:
+        bits = np.unpackbits(np.frombuffer(data.PixelData, np.uint8), bitorder="little")
+        pixels = bits[: np.prod(size)].reshape(size)
+    else:
+        pixels = np.frombuffer(data.PixelData, np.uint8)[: np.prod(size)].reshape(size)
+    return list(zip(data.PerFrameFunctionalGroupsSequence, pixels, strict=True))
+
+
+def source_of(group: Dataset) -> tuple[str, int | None]:
+    (image,) = group.DerivationImageSequence[0].SourceImageSequence
+    return str(image.ReferencedSOPInstanceUID), image.get("ReferencedFrameNumber")
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_binary_overlays_its_source_voxel_for_voxel(tmp_path: Path, plane: str) -> None:
+    """Where a source pixel is odd its frame of the segmentation is 1: found by reference and again by position."""
+    files = write(tmp_path / "s", voxels(), affine_of(PLANES[plane]))
+    shuffled = [files[k] for k in np.random.default_rng(2).permutation(len(files))]
+    mask = marked(read_dicom_case(names(shuffled))[0][..., 0])
+    write_seg(tmp_path / "seg.dcm", mask, names(shuffled), ALGORITHM)
+    sources = {pydicom.dcmread(path).SOPInstanceUID: pydicom.dcmread(path) for path in files}
+    frames = frames_of(tmp_path / "seg.dcm")
+    assert len(frames) == SHAPE[2] - 1  # a slice without tumour has no frame
+    segmentation = pydicom.dcmread(tmp_path / "seg.dcm")
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    for group, pixels in frames:
+        source = sources[source_of(group)[0]]
+        np.testing.assert_array_equal(pixels, source.pixel_array % 2)
+        position = group.PlanePositionSequence[0].ImagePositionPatient
+        np.testing.assert_array_equal(position, source.ImagePositionPatient)
+        orientation = shared.PlaneOrientationSequence[0].ImageOrientationPatient
+        np.testing.assert_array_equal(orientation, source.ImageOrientationPatient)
+        np.testing.assert_array_equal(shared.PixelMeasuresSequence[0].PixelSpacing, source.PixelSpacing)
+    referenced = segmentation.ReferencedSeriesSequence[0]
+    assert referenced.SeriesInstanceUID == source.SeriesInstanceUID
+    assert {item.ReferencedSOPInstanceUID for item in referenced.ReferencedInstanceSequence} == set(sources)
+    assert segmentation.FrameOfReferenceUID == source.FrameOfReferenceUID
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_highdicom_reads_the_volume_back_in_place(tmp_path: Path, plane: str) -> None:
+    affine = affine_of(PLANES[plane])
+    files = names(write(tmp_path / "s", voxels(), affine))
+    write_seg(tmp_path / "seg.dcm", marked(voxels()), files, ALGORITHM)
+    volume = highdicom.seg.segread(tmp_path / "seg.dcm").get_volume(combine_segments=True)
+    lps = np.diag([-1.0, -1, 1, 1]) @ affine
+    to_voxel = np.linalg.inv(lps) @ volume.affine
+    found = np.zeros(SHAPE, bool)
+    indices = np.argwhere(volume.array)
+    places = indices @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+    np.testing.assert_allclose(places, places.round(), atol=1e-5)
+    found[tuple(places.round().astype(int).T)] = True
+    np.testing.assert_array_equal(found, marked(voxels()))
+
+
+def test_fractional_holds_the_probabilities_in_255_steps(tmp_path: Path) -> None:
+    files = write(tmp_path / "s", voxels(), affine_of(PLANES["oblique"]))
+    probability = (voxels() / voxels().max()).astype(np.float32)
+    write_seg(tmp_path / "seg.dcm", probability, names(files), ALGORITHM)
+    data = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert (data.SegmentationType, data.SegmentationFractionalType) == ("FRACTIONAL", "PROBABILITY")
+    assert data.MaximumFractionalValue == 255
+    slices = {pydicom.dcmread(path).SOPInstanceUID: k for k, path in enumerate(files)}
+    frames = frames_of(tmp_path / "seg.dcm")
+    assert len(frames) == SHAPE[2]
+    for group, pixels in frames:
+        expected = probability[..., slices[source_of(group)[0]]].T
+        np.testing.assert_allclose(pixels / 255, expected, atol=0.5 / 255 + 1e-6)
+
+
+def test_codes_algorithm_and_patient(tmp_path: Path) -> None:
+    files = names(write(tmp_path / "s", voxels(), affine_of(PLANES["axial"])))
+    write_seg(tmp_path / "seg.dcm", marked(voxels()), files, ALGORITHM)
+    data = pydicom.dcmread(tmp_path / "seg.dcm")
+    (segment,) = data.SegmentSequence
+    kind = segment.SegmentedPropertyTypeCodeSequence[0]
+    assert (kind.CodeValue, kind.CodingSchemeDesignator, kind.CodeMeaning) == ("108369006", "SCT", "Neoplasm")
+    assert segment.SegmentedPropertyCategoryCodeSequence[0].CodeValue == "49755003"
+    assert segment.AnatomicRegionSequence[0].CodeValue == "12738006"
+    assert (segment.SegmentLabel, segment.SegmentAlgorithmType) == ("FLAIR abnormality", "AUTOMATIC")
+    algorithm = segment.SegmentationAlgorithmIdentificationSequence[0]
+    assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == (ALGORITHM.name, "0.2.0")
+    assert str(algorithm.AlgorithmParameters).startswith("threshold=0.4")
+    assert (data.PatientID, data.PatientName, data.SeriesNumber) == ("Doe", "PHANTOM^Doe", 1003)
+    source = pydicom.dcmread(files[0])
+    assert data.StudyInstanceUID == source.StudyInstanceUID
+    assert data.SeriesInstanceUID != source.SeriesInstanceUID
+
+
+@pytest.mark.parametrize("kind", ["binary", "fractional"])
+def test_empty_mask_is_written_whole(tmp_path: Path, kind: str) -> None:
+    files = names(write(tmp_path / "s", voxels(), affine_of(PLANES["axial"])))
+    write_seg(tmp_path / "seg.dcm", np.zeros(SHAPE, bool if kind == "binary" else np.float32), files, ALGORITHM)
+    frames = frames_of(tmp_path / "seg.dcm")
+    assert len(frames) == SHAPE[2]
+    assert not any(pixels.any() for _, pixels in frames)
+
+
+def test_multi_frame_source(tmp_path: Path) -> None:
+    order = [3, 0, 6, 1, 2, 5, 4]
+    write_enhanced(tmp_path / "one", voxels(), affine_of(PLANES["sagittal"]), order)
+    write_seg(tmp_path / "seg.dcm", marked(voxels()), [str(tmp_path / "one")], ALGORITHM)
+    source = pydicom.dcmread(tmp_path / "one")
+    frames = frames_of(tmp_path / "seg.dcm")
+    assert len(frames) == SHAPE[2] - 1
+    for group, pixels in frames:
+        uid, number = source_of(group)
+        assert uid == source.SOPInstanceUID
+        np.testing.assert_array_equal(pixels, source.pixel_array[number - 1] % 2)
+
+
+def test_poor_headers(tmp_path: Path) -> None:
+    """Headers as de-identification leaves them, and a value that breaks its rule."""
+    files = names(write(tmp_path / "s", voxels(), affine_of(PLANES["axial"])))
+
+    def edit(data: Dataset) -> None:
+        for keyword in ("AccessionNumber", "StudyID", "PatientBirthDate", "PatientSex", "StudyTime", "SeriesNumber"):
+            delattr(data, keyword)
+        data.add(pydicom.DataElement("PatientID", "LO", "x" * 70, validation_mode=pydicom.config.IGNORE))
+
+    for path in files:
+        change(Path(path), edit)
+    write_seg(tmp_path / "seg.dcm", marked(voxels()), files, ALGORITHM)
+    assert pydicom.dcmread(tmp_path / "seg.dcm").PatientID == "x" * 70
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    files = names(write(tmp_path / "s", voxels(), affine_of(PLANES["axial"]), FrameOfReferenceUID=None))
+    with pytest.raises(ValueError, match=r"a mask of \(2, 2, 2\) does not fit the images"):
+        write_seg(tmp_path / "seg.dcm", np.zeros((2, 2, 2), bool), files, ALGORITHM)
+    with pytest.raises(ValueError, match="no FrameOfReferenceUID, which DICOM SEG needs"):
+        write_seg(tmp_path / "seg.dcm", marked(voxels()), files, ALGORITHM)
+    assert not (tmp_path / "seg.dcm").exists()
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is not installed (Debian package dicom3tools)")
+@pytest.mark.parametrize("plane", PLANES)
+@pytest.mark.parametrize("kind", ["binary", "fractional", "empty"])
+def test_dciodvfy_finds_no_error(tmp_path: Path, plane: str, kind: str) -> None:
+    values = {"binary": marked(voxels()), "fractional": voxels() / 3640, "empty": np.zeros(SHAPE, bool)}[kind]
+    files = names(write(tmp_path / "s", voxels(), affine_of(PLANES[plane])))
+    write_seg(tmp_path / "seg.dcm", values, files, ALGORITHM)
+    for path in (tmp_path / "seg.dcm", files[0]):  # the source too, or its own faults would be inherited
+        done = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
+        said = done.stdout + done.stderr
+        assert re.search(r"^(Segmentation|MRImage)$", said, re.M), said
+        assert "Error" not in said
