@@ -112,8 +112,15 @@ def predict(
         for result in _run(todo, line, progress) if line else ():
             results.append(result)
     finally:
-        write_table(output, results)
+        write_table(output, [*results, *_not_reached(output, todo, results)])
     return results
+
+
+def _not_reached(output: Path, todo: list[dict[str, Any]], results: list[CaseResult]) -> list[CaseResult]:
+    """Where a call that does finished cases again was interrupted: those that it left as they were."""
+    reached = {result.case for result in results}
+    left = [record["case"] for record in todo if record["case"] not in reached]
+    return [CaseResult(case, "skipped") for case in left if _finished(output, case)]
 
 
 def _run(

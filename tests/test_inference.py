@@ -1,7 +1,7 @@
 import csv
 import errno
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +220,24 @@ def test_only_the_same_input_and_settings_are_skipped(threshold_bundle: Path, tm
     torch.save(BrightFlair(0.5).state_dict(), threshold_bundle / "models" / "model.pt")
     assert "made from other weights" in predict(records, threshold_bundle, out)[0].error
     assert predict(records, threshold_bundle, out, overwrite=True)[0].status == "done"
+
+
+def test_an_interrupted_overwrite_keeps_the_rows_of_what_it_left(threshold_bundle: Path, tmp_path: Path) -> None:
+    for name in ("TCGA_A", "TCGA_B", "TCGA_C"):
+        write_patient(tmp_path / "data", name, pattern(32, 48, 2))
+    records, out = prediction_records(tmp_path / "data"), tmp_path / "out"
+    predict(records, threshold_bundle, out)
+
+    def stop(todo: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+        yield from todo[:1]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict(records, threshold_bundle, out, overwrite=True, progress=stop)
+    rows = list(csv.DictReader((out / "results.csv").open()))
+    assert [row["case"] for row in rows] == ["TCGA_A", "TCGA_B", "TCGA_C"]
+    assert {row["status"] for row in rows} == {"skipped"}
+    assert all(int(row["voxels"]) > 0 for row in rows)
 
 
 def test_a_changed_input_or_configuration_is_noticed(threshold_bundle: Path, tmp_path: Path) -> None:
