@@ -56,7 +56,7 @@ label-test: $(LABEL_READY)
 	$(LABEL_BIN)/python -m pytest tests/label_app tests/test_uncertainty.py tests/integration/test_label_server.py
 
 label-dicom-test: $(LABEL_READY)
-	$(LABEL_BIN)/python -m pytest -m dicomweb tests/integration/test_label_dicomweb.py
+	$(LABEL_BIN)/python -m pytest tests/integration/test_label_dicomweb.py
 
 label-demo: $(LABEL_READY)
 	$(LABEL_BIN)/monai-lgg data synth "$(LABEL_DEMO)/data" --patients 8 --seed 0 --quiet

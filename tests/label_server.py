@@ -14,7 +14,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).parents[1]
 #: Seconds within which a server must answer, or a background task must end.
-PATIENCE = 120
+PATIENCE = 240
 
 
 def free_port() -> int:

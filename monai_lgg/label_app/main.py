@@ -1,6 +1,7 @@
 """The app that a MONAI Label server loads; see the package's head."""
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -44,6 +45,7 @@ class App(MONAILabelApp):
     """
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
+        logging.getLogger("ignite").setLevel(logging.WARNING)  # of a task, viewers show the last lines
         parent = Path(conf.get("models") or Path(studies) / "models")
         roots = [find_bundle(name.strip()) for name in conf.get("bundles", DEFAULT_BUNDLE).split(",")]
         self.models = {root.name: Predictions(Versions(root, parent / root.name)) for root in roots}
@@ -110,8 +112,11 @@ class App(MONAILabelApp):
         due = [name for name, task in self._scoring_methods.items() if _is_due(task, self.datastore())]
         return {name: super(App, self).async_scoring(name, params) for name in due}
 
-    def _download_dcmqi_tools(self) -> None:
-        """MONAI Label would fetch them; here they come with the package dcmqi."""
+    def _init_dicomweb_datastore(self) -> Datastore:
+        """As MONAI Label's, but it would fetch dcmqi, which here is a package.
+
+        Raises: FileNotFoundError: that package is not installed.
+        """
         if shutil.which("itkimage2segimage") is None:
             raise FileNotFoundError(
                 "itkimage2segimage is not on the path; pip install dcmqi, see the README's Annotate"

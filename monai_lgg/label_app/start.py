@@ -1,6 +1,5 @@
 """Starting the label server: what it needs is checked before MONAI Label, which takes seconds, is loaded."""
 
-import importlib.util
 import json
 import logging
 import os
@@ -8,6 +7,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +62,13 @@ def start(options: Options, say: Callable[[str], Any]) -> None:
 
 
 def _check_installed() -> None:
-    if importlib.util.find_spec("monailabel") is None:
+    try:
+        import_module("monailabel")
+    except ImportError as error:
         raise ModuleNotFoundError(
             "MONAI Label is not installed here; it needs an environment of its own: 'make label-env', or the extra "
             "'label' as under Annotate in the README"
-        )
+        ) from error
 
 
 def _check_studies(studies: Path) -> None:
@@ -114,6 +116,7 @@ def _environment(options: Options, roots: Sequence[Path], port: int) -> dict[str
     choices = {
         "MONAI_LABEL_AUTO_UPDATE_SCORING": str(options.scoring).lower(),
         "MONAI_LABEL_DATASTORE_FILE_EXT": json.dumps(PATTERNS),
+        "MONAI_LABEL_DICOMWEB_CACHE_EXPIRY": "30",  # seconds, after which new series and labels are seen
         "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(studies),
         "MONAI_LABEL_DICOMWEB_SEARCH_FILTER": json.dumps({"Modality": "MR"}),
         "MONAI_LABEL_SESSION_PATH": str(studies / ".sessions"),
@@ -131,14 +134,14 @@ def _serve(options: Options, listening: socket.socket, say: Callable[[str], Any]
     from monai_lgg.label_app.server import app
 
     logging.getLogger("monailabel").setLevel(logging.WARNING)  # it logs each file and each request
-    logging.getLogger("timeloop").disabled = True
+    logging.getLogger("timeloop").addFilter(lambda record: False)
     instance = app_instance()
     host, port = listening.getsockname()[:2]
     say(f"models: {', '.join(instance.models)}; images: {len(instance.datastore().list_images())}")
     say(f"MONAI Label server: http://{host}:{port} (Ctrl-C stops it)")
     if options.host not in LOOPBACK:
         say(f"WARNING: {options.host} can be reached by others, and the server asks for no password")
-    config = uvicorn.Config(app, log_level="warning", access_log=False)
+    config = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False)
     try:
         uvicorn.Server(config).run(sockets=[listening])
     except KeyboardInterrupt:  # how uvicorn ends after it was interrupted and has shut down

@@ -120,16 +120,18 @@ def _copy(image: Path, path: Path) -> None:
     atomic_write(path, lambda partial: shutil.copyfile(image, partial))
 
 
-def check_label(image: Path, label: Path, name: str) -> None:
+def check_label(image: Path, label: Path, name: str) -> int:
     """That a label can be used for training with its image.
 
     Args:
         name: of the label, for the error.
+    Returns:
+        Its voxels of tumour.
     Raises:
         ValueError: it is unreadable, of another format, shape or place than the image, or has several channels.
     """
     try:
-        _read_pair(Pair(image, label))
+        return int(np.count_nonzero(_read_pair(Pair(image, label))[1]))
     except ValueError as error:
         raise ValueError(f"label of {name}: {error}") from error
 
