@@ -12,6 +12,11 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from monai_lgg.bundle import find_bundle, prepare_run
+from tests.test_inference import BrightFlair
+
 REPOSITORY = Path(__file__).parents[1]
 #: Seconds within which a server must answer, or a background task must end.
 PATIENCE = 240
@@ -103,3 +108,19 @@ class LabelServer:
         """At once, with its background processes."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(timeout=PATIENCE)
+
+
+def threshold_bundle(folder: Path, spacing: bool = False) -> Path:
+    """unet_cosine with a network that thresholds FLAIR, and by choice on a grid of 1 mm."""
+    prepare_run(find_bundle("unet_cosine"), folder, {"amp": False})
+    config = folder / "configs" / "inference.json"
+    content = json.loads(config.read_text())
+    content["network_def"] = {"_target_": "tests.test_inference.BrightFlair"}
+    if spacing:
+        turned = next(k for k, item in enumerate(content["preprocessing"]["transforms"]) if "Orientationd" in str(item))
+        grid = {"_target_": "Spacingd", "keys": "image", "pixdim": [1.0, 1.0, 1.0], "mode": "bilinear"}
+        content["preprocessing"]["transforms"].insert(turned + 1, grid)
+    config.write_text(json.dumps(content))
+    (folder / "models").mkdir()
+    torch.save(BrightFlair().state_dict(), folder / "models" / "model.pt")
+    return folder

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dicomweb_client.session_utils import create_session_from_user_pass
 from monailabel.config import settings
+from monailabel.datastore.dicom import DICOMwebClientX
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.exception import ImageNotFoundException
@@ -19,7 +21,7 @@ from monailabel.utils.async_tasks.utils import processes
 
 from monai_lgg import __version__
 from monai_lgg.bundle import find_bundle
-from monai_lgg.label_app.datastore import StudiesDatastore
+from monai_lgg.label_app.datastore import SeriesDatastore, StudiesDatastore
 from monai_lgg.label_app.predictions import Predictions
 from monai_lgg.label_app.tasks import (
     BatchInference,
@@ -121,6 +123,20 @@ class App(MONAILabelApp):
             raise FileNotFoundError(
                 "itkimage2segimage is not on the path; pip install dcmqi, see the README's Annotate"
             )
+        user, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
+        client = DICOMwebClientX(
+            url=self.studies,
+            session=create_session_from_user_pass(user, password) if user and password else None,
+            qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
+            wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
+            stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
+        )
+        return SeriesDatastore(
+            client=client,
+            search_filter=settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER,
+            cache_path=settings.MONAI_LABEL_DICOMWEB_CACHE_PATH or None,
+            fetch_by_frame=settings.MONAI_LABEL_DICOMWEB_FETCH_BY_FRAME,
+        )
 
 
 def _description(root: Path) -> str:

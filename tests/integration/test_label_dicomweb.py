@@ -15,8 +15,7 @@ pytest.importorskip("monailabel", reason="needs MONAI Label, in the environment 
 from monai_lgg.cases import intensity_range
 from monai_lgg.phantom import make_patient
 from tests.dicom_series import PLUGIN, Orthanc, mask_of, write_series
-from tests.integration.test_label_server import threshold_bundle
-from tests.label_server import LabelServer
+from tests.label_server import LabelServer, threshold_bundle
 
 if shutil.which("Orthanc") is None or not PLUGIN.exists():
     pytest.skip("needs Orthanc: apt-get install orthanc orthanc-dicomweb", allow_module_level=True)
@@ -118,8 +117,13 @@ def test_ohif_opens_the_study(server: LabelServer, orthanc: Orthanc, series: lis
     }  # fmt: skip
     uid = orthanc.get(f"/studies/{study}")["MainDicomTags"]["StudyInstanceUID"]
     picture = Path(os.environ.get("OHIF_PICTURE", tmp_path / "ohif.png"))
-    words = [chromium, "--headless=new", "--no-sandbox", "--disable-gpu-sandbox", "--enable-unsafe-swiftshader"]
-    words += ["--use-angle=swiftshader", "--window-size=1400,900", "--timeout=60000", f"--user-data-dir={tmp_path}/c"]
+    words = [chromium, "--headless=new", "--no-sandbox", "--enable-unsafe-swiftshader"]
+    words += [
+        "--use-angle=swiftshader",
+        "--window-size=1400,900",
+        "--virtual-time-budget=120000",
+        f"--user-data-dir={tmp_path}/c",
+    ]
     words += [f"--screenshot={picture}", f"{server.url}/ohif/viewer?StudyInstanceUIDs={uid}"]
     subprocess.run(words, capture_output=True, timeout=300, check=True)
     from PIL import Image

@@ -16,34 +16,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
-import torch
 
-from monai_lgg.bundle import find_bundle, prepare_run
 from monai_lgg.inference import predict
 from monai_lgg.label_app.studies import LABELS, prepare_studies
 from monai_lgg.prediction_inputs import prediction_records
-from tests.label_server import PATIENCE, REPOSITORY, LabelServer, environment
-from tests.test_inference import BrightFlair, pattern
+from tests.label_server import PATIENCE, REPOSITORY, LabelServer, environment, threshold_bundle
+from tests.test_inference import pattern
 
 pytest.importorskip("monailabel", reason="needs MONAI Label, in the environment of 'make label-test'")
 
 OBLIQUE = np.array([[0.85, 0.1, 0.5, -90], [-0.12, 0.88, 0.3, -100], [-0.2, -0.1, 4.9, -30], [0, 0, 0, 1.0]])
-
-
-def threshold_bundle(folder: Path, spacing: bool = False) -> Path:
-    """unet_cosine with a network that thresholds FLAIR, and by choice on a grid of 1 mm."""
-    prepare_run(find_bundle("unet_cosine"), folder, {"amp": False})
-    config = folder / "configs" / "inference.json"
-    content = json.loads(config.read_text())
-    content["network_def"] = {"_target_": "tests.test_inference.BrightFlair"}
-    if spacing:
-        turned = next(k for k, item in enumerate(content["preprocessing"]["transforms"]) if "Orientationd" in str(item))
-        grid = {"_target_": "Spacingd", "keys": "image", "pixdim": [1.0, 1.0, 1.0], "mode": "bilinear"}
-        content["preprocessing"]["transforms"].insert(turned + 1, grid)
-    config.write_text(json.dumps(content))
-    (folder / "models").mkdir()
-    torch.save(BrightFlair().state_dict(), folder / "models" / "model.pt")
-    return folder
 
 
 def bright(mask: np.ndarray) -> np.ndarray:
