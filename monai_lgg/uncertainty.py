@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from monai.inferers import Inferer
+from monai.utils import convert_to_dst_type
 from torch.nn.functional import dropout
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
@@ -36,7 +37,7 @@ class FlipInferer(Inferer):
         axes = [axis for axis in self.axes if axis < inputs.ndim and inputs.shape[axis] > 1]
         subsets = [some for count in range(len(axes) + 1) for some in combinations(axes, count)]
         logits = (self.inferer(inputs.flip(some), network, *args, **kwargs).flip(some) for some in subsets)
-        return _mean_of(logits, len(subsets))
+        return _mean_of(logits, len(subsets), inputs)
 
 
 class DropoutInferer(Inferer):
@@ -69,7 +70,8 @@ class DropoutInferer(Inferer):
         """Args: inputs (B, C, H, W[, D]); network: a module in evaluation mode."""
         with torch.random.fork_rng(), self._dropping(network):
             torch.manual_seed(self.seed)
-            return _mean_of((self.inferer(inputs, network, *args, **kwargs) for _ in range(self.samples)), self.samples)
+            logits = (self.inferer(inputs, network, *args, **kwargs) for _ in range(self.samples))
+            return _mean_of(logits, self.samples, inputs)
 
     @contextmanager
     def _dropping(self, network: torch.nn.Module) -> Iterator[None]:
@@ -90,6 +92,7 @@ class DropoutInferer(Inferer):
         return (dropout(inputs[0], self.rate), *inputs[1:])
 
 
-def _mean_of(logits: Iterable[torch.Tensor], count: int) -> torch.Tensor:
+def _mean_of(logits: Iterable[torch.Tensor], count: int, inputs: torch.Tensor) -> Any:
+    """Logits of the mean probability, with the metadata of the inputs, if there are any."""
     total = sum(one.sigmoid() for one in logits)
-    return torch.logit(total / count, eps=TINY)  # type: ignore[arg-type]
+    return convert_to_dst_type(torch.logit(total / count, eps=TINY), inputs, dtype=torch.float32)[0]  # type: ignore[arg-type]

@@ -109,6 +109,8 @@ class App(MONAILabelApp):
         """Without a method: those that choose the next image, if they have not seen all; nothing is scored twice."""
         if method:
             return super().async_scoring(method, params)
+        if not self._server_mode:
+            return {}  # after a training, in its process: the server does it when it is asked for the next image
         if processes("scoring") or not any(model.versions.numbers() for model in self.models.values()):
             return {}
         due = [name for name, task in self._scoring_methods.items() if _is_due(task, self.datastore())]

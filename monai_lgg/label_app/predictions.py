@@ -63,15 +63,17 @@ class Predictions:
         weights = result["made_from"]["weights_sha256"]
         return path, {"model": self.versions.name, "version": version, "weights_sha256": weights, **facts}
 
-    def entropy(self, image: Path, method: str, device: str = "auto") -> float:
-        """Mean binary entropy, in bits, of the probabilities of all voxels of an image, by the latest version.
+    def entropy(self, image: Path, method: str, version: int | None = None, device: str = "auto") -> float:
+        """Mean binary entropy, in bits, of the probabilities of all voxels of an image.
 
         Args:
             method: of :data:`UNCERTAINTY`.
+            version: None for the latest.
         """
         settings = {**_ENTROPY, "inferer": UNCERTAINTY[method]}
+        version = self.versions.latest() if version is None else version
         with self._lock:
-            folder, _ = self._predict(method, settings, image, self.versions.latest(), device)
+            folder, _ = self._predict(method, settings, image, version, device)
             try:
                 (path,) = folder.glob("*_uncertainty.nii.gz")
                 return float(np.asanyarray(nib.load(path).dataobj).mean())  # type: ignore[attr-defined]

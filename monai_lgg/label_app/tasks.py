@@ -155,19 +155,20 @@ class UncertaintyScoring(ScoringMethod):
 
     def due(self, datastore: Datastore, model: str | None = None) -> list[str]:
         """Unlabelled images that the version in use has not scored yet."""
-        made_by = self._made_by(self._model(model))
+        versions = self._model(model).versions
+        made_by = _made_by(versions, versions.latest())
         images = datastore.get_unlabeled_images()
         return [image for image in images if datastore.get_image_info(image).get(f"{self.method}_by") != made_by]
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         predictions = self._model(request.get("model"))
-        device, made_by = name_to_device(request.get("device")), self._made_by(predictions)
+        version, device = predictions.versions.latest(), name_to_device(request.get("device"))
         result: dict[str, Any] = {}
         for image in self.due(datastore, request.get("model")):
-            info: dict[str, Any] = {f"{self.method}_by": made_by}
+            info: dict[str, Any] = {f"{self.method}_by": _made_by(predictions.versions, version)}
             try:
                 path = Path(datastore.get_image_uri(image))
-                info[f"{self.method}_entropy"] = predictions.entropy(path, self.method, device)
+                info[f"{self.method}_entropy"] = predictions.entropy(path, self.method, version, device)
             except (OSError, ValueError) as error:  # it comes last in the strategy, and stops no other
                 _log.warning(f"{image}: {error}")
                 info |= {f"{self.method}_entropy": 0.0, f"{self.method}_error": str(error)}
@@ -180,8 +181,9 @@ class UncertaintyScoring(ScoringMethod):
             raise ValueError(f"no model {name!r}; served are: {', '.join(self.models)}")
         return self.models[name] if name is not None else next(iter(self.models.values()))
 
-    def _made_by(self, predictions: Predictions) -> str:
-        return f"{predictions.versions.name} {predictions.versions.latest()}"
+
+def _made_by(versions: Versions, version: int) -> str:
+    return f"{versions.name} {version}"
 
 
 class DiceScoring(ScoringMethod):

@@ -7,9 +7,10 @@ import pytest
 import tifffile
 import torch
 
+from monai_lgg.bundle import find_bundle
 from monai_lgg.inference import predict
 from monai_lgg.io.tiff import write_tiff
-from monai_lgg.label_app.predictions import Predictions
+from monai_lgg.label_app.predictions import UNCERTAINTY, Predictions
 from monai_lgg.label_app.studies import prepare_studies
 from monai_lgg.label_app.versions import Versions
 from monai_lgg.prediction_inputs import prediction_records
@@ -97,3 +98,16 @@ def test_an_image_that_cannot_be_used_stops_no_other(predictions: Predictions, t
     assert predictions.mask(tmp_path / "good.tif")[1]["version"] == 0
     with pytest.raises(FileNotFoundError, match="does not exist"):
         predictions.mask(tmp_path / "none.nii.gz")
+
+
+@pytest.mark.parametrize("method", UNCERTAINTY)
+def test_the_shipped_network_is_unsure_of_heads_only(phantoms: Path, tmp_path: Path, method: str) -> None:
+    prepare_studies(phantoms, tmp_path / "studies", labelled=0)
+    head = sorted((tmp_path / "studies").glob("*.nii.gz"))[0]
+    image = nib.load(head)
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine, image.header), tmp_path / "empty.nii.gz")
+    model = Predictions(Versions(find_bundle("unet_25d"), tmp_path / "models"))
+    unsure = model.entropy(head, method)
+    assert 1e-4 < unsure < 0.1  # of few voxels, at the tumour's border
+    assert model.entropy(tmp_path / "empty.nii.gz", method) < 1e-4
+    assert model.entropy(head, method) == unsure
