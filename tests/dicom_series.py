@@ -55,7 +55,10 @@ def write_series(folder: Path, flair: np.ndarray, name: str) -> str:
 
 
 class Orthanc:
-    """An Orthanc server with its DICOMweb plugin on the loopback device; a context manager."""
+    """An Orthanc server with its DICOMweb plugin, a context manager.
+
+    Debian's Orthanc cannot be bound to one address; it refuses requests from other machines.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
