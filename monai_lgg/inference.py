@@ -92,11 +92,7 @@ def predict(
     """
     check_names(records)
     check_writable(output)
-    made_by = {
-        "weights_sha256": weights_sha256(bundle, ensemble),
-        "config_sha256": _hash(bundle / "configs" / name for name in CONFIGS),
-        "settings": {**(settings or {}), **({"ensemble": True} if ensemble else {})},
-    }
+    made_by = _made_by(bundle, settings or {}, ensemble)
     settings = {**(settings or {}), **(_ensemble_settings(bundle, settings or {}) if ensemble else {})}
     todo = [record for record in records if overwrite or not _finished(output, record["case"])]
     again = [record for record in records if record not in todo]
@@ -121,6 +117,38 @@ def _not_reached(output: Path, todo: list[dict[str, Any]], results: list[CaseRes
     reached = {result.case for result in results}
     left = [record["case"] for record in todo if record["case"] not in reached]
     return [CaseResult(case, "skipped") for case in left if _finished(output, case)]
+
+
+class Predictor:
+    """A bundle's inference that stays loaded, for a server that gets a case now and then. Not for two threads at once.
+
+    Args:
+        bundle: with weights at ``models/model.pt``.
+        output: gets a folder a case.
+        settings: checked overrides of ``inference.json``.
+    Raises:
+        OSError: the output folder cannot be written.
+    """
+
+    def __init__(
+        self, bundle: Path, output: Path, *, settings: Mapping[str, Any] | None = None, device: str = "auto"
+    ) -> None:
+        check_writable(output)
+        chosen = dict(settings or {})
+        made_by = _made_by(bundle, chosen, ensemble=False)
+        self._line = _Line(lambda: _inference_workflow(bundle, output, chosen, device), output, made_by)
+
+    def __call__(self, record: dict[str, Any]) -> CaseResult:
+        """The same as :func:`predict` of this record alone; a case that was done before is done again."""
+        return self._line.write(self._line.infer(self._line.read(record)))
+
+
+def _made_by(bundle: Path, settings: Mapping[str, Any], ensemble: bool) -> dict[str, Any]:
+    return {
+        "weights_sha256": weights_sha256(bundle, ensemble),
+        "config_sha256": _hash(bundle / "configs" / name for name in CONFIGS),
+        "settings": {**settings, **({"ensemble": True} if ensemble else {})},
+    }
 
 
 def _run(

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from torch.nn.functional import interpolate
 
 from monai_lgg.components import component_sizes
 from monai_lgg.decision import decide
@@ -167,7 +169,7 @@ class SaveCased(MapTransform):
         flags = quality_flags(
             values,
             mask,
-            record["image"].float().cpu().numpy(),  # already in display order
+            _on_grid(record["image"], values.shape).numpy(),
             self.reference,
             low_confidence=self.low_confidence,
         )
@@ -178,9 +180,20 @@ class SaveCased(MapTransform):
         }
 
     def _overlay(self, path: Path, case: str, record: Mapping[Hashable, Any], mask: np.ndarray) -> None:
-        flair = flair_channel(record["image"])  # already in display order
+        flair = flair_channel(_on_grid(record["image"], mask.shape))
         truth = _truth(record, flair.shape)
         save_contact_sheet(path, case, flair, mask, truth, [int(n) for n in record.get("slices", [])])
+
+
+def _on_grid(image: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """The network's image (C, H, W, D), which is in display order already, on the grid of the mask.
+
+    A bundle may change the spacing for its network (Spacingd); what its image covers stays the same.
+    """
+    plain = torch.as_tensor(image).detach().as_subclass(torch.Tensor).float().cpu()
+    if tuple(plain.shape[1:]) == tuple(shape):
+        return plain
+    return interpolate(plain[None], size=tuple(shape), mode="trilinear", align_corners=False)[0]
 
 
 def _truth(record: Mapping[Hashable, Any], shape: tuple[int, ...]) -> np.ndarray | None:

@@ -108,6 +108,27 @@ AFFINES = {
 }
 
 
+def test_a_bundle_that_changes_the_spacing_gives_masks_on_the_grid_of_the_input(
+    threshold_bundle: Path, tmp_path: Path
+) -> None:
+    config = threshold_bundle / "configs" / "inference.json"
+    content = json.loads(config.read_text())
+    steps = content["preprocessing"]["transforms"]
+    steps.insert(2, {"_target_": "Spacingd", "keys": "image", "pixdim": [1.0, 1.0, 1.0], "mode": "bilinear"})
+    config.write_text(json.dumps(content))
+    mask = pattern(40, 50, 6)
+    image = np.where(mask, 250, 60).astype(np.int16)
+    image[0, 0] = 0  # background: the rest is head
+    nib.save(nib.Nifti1Image(image, AFFINES["oblique"]), tmp_path / "a.nii.gz")
+    (result,) = predict(prediction_records(tmp_path / "a.nii.gz"), threshold_bundle, tmp_path / "out")
+    assert result.status == "done", result.error
+    found = nib.load(tmp_path / "out" / "a" / "a_mask.nii.gz")
+    np.testing.assert_allclose(found.affine, AFFINES["oblique"], atol=1e-5)
+    voxels = np.asanyarray(found.dataobj) > 0
+    assert 2 * (voxels & mask).sum() / (voxels.sum() + mask.sum()) > 0.9
+    assert (tmp_path / "out" / "a" / "overlay.png").is_file()
+
+
 @pytest.mark.parametrize("name", AFFINES)
 def test_nifti_to_mask_keeps_the_geometry(threshold_bundle: Path, tmp_path: Path, name: str) -> None:
     mask = pattern(40, 50, 6)

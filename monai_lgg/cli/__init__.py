@@ -12,6 +12,7 @@ from monai_lgg.cli.board import board
 from monai_lgg.cli.compare import compare, crossval, tune
 from monai_lgg.cli.data import data
 from monai_lgg.cli.export import export
+from monai_lgg.cli.label import label
 from monai_lgg.cli.options import ErrorGroup
 from monai_lgg.cli.report import explore, report
 from monai_lgg.cli.run import demo, evaluate, predict, train
@@ -29,5 +30,5 @@ def main() -> None:
 
 
 data.add_command(explore)
-for command in (data, train, board, evaluate, predict, export, compare, crossval, tune, report, shape, demo):
+for command in (data, train, board, evaluate, predict, label, export, compare, crossval, tune, report, shape, demo):
     main.add_command(command)

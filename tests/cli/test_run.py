@@ -32,7 +32,7 @@ def test_help_is_quick_and_loads_neither_torch_nor_monai() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     words = [line.split()[0] for line in done.stdout.split("Commands:")[1].splitlines() if line.strip()]
     more = ["compare", "crossval", "tune", "report", "shape", "demo"]
-    assert words == ["data", "train", "board", "evaluate", "predict", "export", *more]
+    assert words == ["data", "train", "board", "evaluate", "predict", "label", "export", *more]
 
 
 def test_evaluate_writes_tables_and_prints_the_baseline(run: Path, phantoms: Path, tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""MONAI Label's web application, with errors that say what is wrong in place of a bare 500."""
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from fastapi import HTTPException, Request
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse, Response
+from monailabel.app import app
+from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
+from monailabel.interfaces.utils.app import app_instance
+
+from monai_lgg.errors import deepest
+
+#: Error -> status; the first that fits.
+STATUS: tuple[tuple[type[Exception], HTTPStatus], ...] = (
+    (ImageNotFoundException, HTTPStatus.NOT_FOUND),
+    (LabelNotFoundException, HTTPStatus.NOT_FOUND),
+    (MONAILabelException, HTTPStatus.BAD_REQUEST),
+    (FileNotFoundError, HTTPStatus.NOT_FOUND),
+    (ValueError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (Exception, HTTPStatus.INTERNAL_SERVER_ERROR),
+)
+#: First words of the paths that name a model, strategy or scoring method -> what they must be among.
+_NAMES = {
+    ("infer",): "models",
+    ("train",): "trainers",
+    ("batch", "infer"): "models",
+    ("activelearning",): "strategies",
+    ("scoring",): "scoring",
+}
+
+
+def _answer(request: Request, error: Exception) -> JSONResponse:
+    cause = deepest(error)
+    status = next(status for kind, status in STATUS if isinstance(cause, kind))
+    text = getattr(cause, "msg", None) if isinstance(cause, MONAILabelException) else str(cause)
+    return JSONResponse({"detail": text or type(cause).__name__}, status)
+
+
+# MONAI Label lets pages from anywhere use it; only its own have business here, and they need no leave. (Its setting for
+# this makes all background tasks fail.)
+app.user_middleware = [item for item in app.user_middleware if item.cls is not CORSMiddleware]
+for _kind, _ in STATUS:
+    app.add_exception_handler(_kind, _answer)
+
+
+@app.middleware("http")
+async def _refuse_early(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """What MONAI Label would begin and fail at later, in another process, or must not do at all."""
+    try:
+        _check(request.method, request.url.path.strip("/").split("/"))
+    except HTTPException as error:
+        return JSONResponse({"detail": error.detail}, error.status_code)
+    except ValueError as error:
+        return _answer(request, error)
+    return await call_next(request)
+
+
+def _check(method: str, words: list[str]) -> None:
+    if words[0] == "model" and method in ("PUT", "DELETE"):
+        raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, "weights are never replaced; train, which adds a version")
+    name = words[-1]
+    group = _NAMES.get(tuple(words[:-1])) if method == "POST" else None
+    if group is None or name == "wsi":
+        return
+    known = app_instance().info()[group]
+    if name not in known:
+        raise HTTPException(HTTPStatus.NOT_FOUND, f"no {name!r} among the {group}: {', '.join(known) or 'none'}")
+    if group == "trainers":
+        instance = app_instance()
+        instance._trainers[name].check(instance.datastore())

@@ -1,0 +1,341 @@
+"""The label server as an annotator's viewer meets it: a real process, and MONAI Label's own client."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import tifffile
+
+from monai_lgg.inference import predict
+from monai_lgg.label_app.studies import LABELS, prepare_studies
+from monai_lgg.prediction_inputs import prediction_records
+from tests.label_server import PATIENCE, REPOSITORY, LabelServer, environment, threshold_bundle
+from tests.test_inference import pattern
+
+pytest.importorskip("monailabel", reason="needs MONAI Label, in the environment of 'make label-test'")
+
+OBLIQUE = np.array([[0.85, 0.1, 0.5, -90], [-0.12, 0.88, 0.3, -100], [-0.2, -0.1, 4.9, -30], [0, 0, 0, 1.0]])
+
+
+def bright(mask: np.ndarray) -> np.ndarray:
+    image = np.where(mask, 250, 60).astype(np.int16)
+    image[0, 0] = 0  # background: the rest is head
+    return image
+
+
+@pytest.fixture(scope="module")
+def bundles(run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("bundles")
+    return {
+        "run": run,
+        "threshold": threshold_bundle(root / "threshold"),
+        "spacing": threshold_bundle(root / "spacing", spacing=True),
+    }
+
+
+@pytest.fixture(scope="module")
+def studies(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten phantoms, four of them labelled, an oblique volume, and a slice with three channels."""
+    folder = tmp_path_factory.mktemp("some studies")
+    prepare_studies(phantoms, folder, labelled=4)
+    nib.save(nib.Nifti1Image(bright(pattern(40, 50, 6)), OBLIQUE), folder / "oblique.nii.gz")
+    colour = np.stack([np.full((40, 70), 40), bright(pattern(40, 70, 1))[..., 0], np.full((40, 70), 90)], axis=-1)
+    colour[0, 0] = 0
+    tifffile.imwrite(folder / "slice.tif", colour.astype(np.uint8), photometric="rgb")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(bundles: dict[str, Path], studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelServer]:
+    log = tmp_path_factory.mktemp("log") / "server.log"
+    chosen = [word for bundle in bundles.values() for word in ("--bundles", bundle)]
+    with LabelServer(log, studies, *chosen, "--no-scoring") as running:
+        yield running
+        code = running.stop()
+        assert code == 0, log.read_text()
+        assert log.read_text().rstrip().endswith("stopped")
+
+
+def names(studies: Path) -> list[str]:
+    return sorted(path.name.removesuffix(".nii.gz") for path in studies.glob("TCGA*.nii.gz"))
+
+
+def digest(bundle: Path) -> str:
+    return hashlib.sha256((bundle / "models" / "model.pt").read_bytes()).hexdigest()
+
+
+def voxels(path: str | Path) -> np.ndarray:
+    return np.asanyarray(nib.load(path).dataobj)
+
+
+def test_info(server: LabelServer) -> None:
+    info = server.client.info()
+    assert info["name"] == "monai-lgg"
+    assert list(info["models"]) == list(info["trainers"]) == ["run", "threshold", "spacing"]
+    assert info["models"]["run"]["type"] == "segmentation"
+    assert info["models"]["run"]["labels"] == {"tumour": 1}
+    assert info["models"]["run"]["config"]["version"][:1] == ["latest"]
+    assert set(info["strategies"]) == {"first", "random", "epistemic", "tta"}
+    assert set(info["scoring"]) == {"dice", "sum", "epistemic", "tta"}
+    assert info["datastore"]["total"] == 12
+    assert info["datastore"]["completed"] == 4
+
+
+def test_mask_of_an_oblique_volume_is_in_place(server: LabelServer, tmp_path: Path) -> None:
+    path, params = server.client.infer("threshold", "oblique", {})
+    image = nib.load(path)
+    assert image.get_data_dtype() == np.uint8
+    np.testing.assert_allclose(image.affine, OBLIQUE, atol=1e-5)
+    np.testing.assert_array_equal(voxels(path), pattern(40, 50, 6))
+    assert (params["model"], params["version"]) == ("threshold", 0)
+    assert params["label_names"] == {"tumour": 1}
+    assert params["voxels"] == pattern(40, 50, 6).sum()
+    assert params["volume_ml"] == pytest.approx(pattern(40, 50, 6).sum() * np.linalg.det(OBLIQUE[:3, :3]) / 1000, 1e-4)
+
+
+def test_mask_on_another_grid_comes_back(server: LabelServer) -> None:
+    """Spacingd changes the grid; the mask is the same but for its edges."""
+    path, _ = server.client.infer("spacing", "oblique", {})
+    image, truth = nib.load(path), pattern(40, 50, 6)
+    assert image.shape == truth.shape
+    np.testing.assert_allclose(image.affine, OBLIQUE, atol=1e-5)
+    mask = voxels(path)
+    assert mask.dtype == np.uint8
+    assert 2 * np.logical_and(mask, truth).sum() / (mask.sum() + truth.sum()) > 0.9
+
+
+def test_mask_of_a_slice_with_three_channels(server: LabelServer) -> None:
+    path, params = server.client.infer("threshold", "slice", {})
+    mask = tifffile.imread(path)
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, pattern(40, 70, 1)[..., 0])
+    assert params["volume_ml"] is None
+
+
+def test_an_uploaded_image(server: LabelServer, tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Image(bright(pattern(30, 20, 2)), np.eye(4)), tmp_path / "new.nii.gz")
+    path, _ = server.client.infer("threshold", "", {}, file=str(tmp_path / "new.nii.gz"))
+    np.testing.assert_array_equal(voxels(path), pattern(30, 20, 2))
+
+
+def test_json_alone(server: LabelServer) -> None:
+    status, params = server.send("POST", "/infer/threshold?image=oblique&output=json")
+    assert status == 200
+    assert params["voxels"] == pattern(40, 50, 6).sum()
+
+
+def test_twenty_at_once_are_all_right(
+    server: LabelServer, bundles: dict[str, Path], studies: Path, tmp_path: Path
+) -> None:
+    chosen = names(studies)
+    predict(prediction_records([studies / f"{name}.nii.gz" for name in chosen]), bundles["run"], tmp_path)
+    asked = [chosen[k % len(chosen)] for k in range(20)]
+    client = server.client
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda name: client.infer("run", name, {"version": "0"}), asked))
+    for name, (path, params) in zip(asked, answers, strict=True):
+        np.testing.assert_array_equal(voxels(path), voxels(tmp_path / name / f"{name}_mask.nii.gz"), err_msg=name)
+        assert params["version"] == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "message"),
+    [
+        ("/infer/unknown?image=oblique", 404, "no 'unknown' among the models: run, threshold, spacing"),
+        ("/infer/run?image=unknown", 404, "no image 'unknown' among the 12 of the studies"),
+        ("/train/unknown", 404, "no 'unknown' among the trainers"),
+        ("/batch/infer/unknown", 404, "no 'unknown' among the models"),
+        ("/activelearning/unknown", 404, "no 'unknown' among the strategies: first, random, epistemic, tta"),
+        ("/scoring/unknown", 404, "no 'unknown' among the scoring: dice, sum, epistemic, tta"),
+    ],
+)
+def test_unknown_names(server: LabelServer, path: str, status: int, message: str) -> None:
+    found, answer = server.post(path)
+    assert (found, message in answer["detail"]) == (status, True), answer
+
+
+def test_bad_requests(server: LabelServer, tmp_path: Path, bundles: dict[str, Path]) -> None:
+    from monailabel.client.client import MONAILabelClientException
+
+    client = server.client
+    for params, message in (({"version": "9"}, "model run has no version 9; it has: 0"), ({"version": "x"}, "'x'")):
+        with pytest.raises(MONAILabelClientException) as error:
+            client.infer("run", "oblique", params)
+        assert "Status: 422" in error.value.msg
+        assert message in error.value.msg
+    (tmp_path / "cut.nii.gz").write_bytes(b"\x1f\x8b cut")
+    with pytest.raises(MONAILabelClientException) as error:
+        client.infer("run", "", {}, file=str(tmp_path / "cut.nii.gz"))
+    assert "not a readable NIfTI file" in error.value.msg
+    before = digest(bundles["run"])
+    for method in ("PUT", "DELETE"):
+        status, answer = server.send(method, "/model/run")
+        assert (status, "weights are never replaced" in answer["detail"]) == (405, True)
+    assert digest(bundles["run"]) == before
+
+
+def test_save_label_and_those_that_do_not_fit(server: LabelServer, studies: Path, tmp_path: Path) -> None:
+    from monailabel.client.client import MONAILabelClientException
+
+    label = np.zeros((40, 50, 6), np.uint8)
+    label[3:9, 4:8, 2:4] = 1
+    nib.save(nib.Nifti1Image(label, OBLIQUE), tmp_path / "by hand.nii.gz")
+    nib.save(nib.Nifti1Image(label[:, :40], OBLIQUE), tmp_path / "other.nii.gz")
+    client = server.client
+    client.save_label("oblique", str(tmp_path / "by hand.nii.gz"))
+    np.testing.assert_array_equal(voxels(studies / LABELS / "oblique.nii.gz"), label)
+    with pytest.raises(MONAILabelClientException) as error:
+        client.save_label("oblique", str(tmp_path / "other.nii.gz"))
+    assert "Status: 422" in error.value.msg
+    assert "label of oblique: " in error.value.msg
+    assert "of 40 x 40 x 6 voxels, but image oblique.nii.gz of 40 x 50 x 6" in error.value.msg
+    np.testing.assert_array_equal(voxels(studies / LABELS / "oblique.nii.gz"), label)
+    with pytest.raises(MONAILabelClientException) as error:
+        client.save_label("unknown", str(tmp_path / "by hand.nii.gz"))
+    assert "image unknown is not in the studies folder" in error.value.msg
+
+
+def test_training_adds_a_version_that_is_then_in_use(
+    server: LabelServer, bundles: dict[str, Path], studies: Path
+) -> None:
+    before = digest(bundles["run"])
+    image = names(studies)[-1]
+    first, params = server.client.infer("run", image, {})
+    assert (params["version"], params["weights_sha256"]) == (0, before)
+    server.client.train_start("run", {"max_epochs": 1, "learning_rate": 0.01, "val_split": 0.3})
+    task = server.wait_for("/train/")
+    assert task["status"] == "DONE", task["details"]
+    assert digest(bundles["run"]) == before
+    second, params = server.client.infer("run", image, {})
+    assert params["version"] == 1
+    assert params["weights_sha256"] == digest(studies / "models" / "run" / "1") != before
+    again, params = server.client.infer("run", image, {"version": "0"})
+    assert params["version"] == 0
+    np.testing.assert_array_equal(voxels(again), voxels(first))
+    info = server.client.info()
+    assert info["models"]["run"]["version"] == 1
+    assert info["models"]["run"]["config"]["version"] == ["latest", "1", "0"]
+    assert info["train_stats"]["run"]["patients"] == {"train": 4, "validation": 1}  # the oblique one is labelled too
+    assert 0 <= info["train_stats"]["run"]["best_metric"] <= 1
+    assert Path(second).is_file()
+
+
+def test_masks_of_many_go_on_after_a_corrupt_one(server: LabelServer, studies: Path) -> None:
+    (studies / "broken.nii.gz").write_bytes(b"\x1f\x8b cut")  # while the server runs
+    deadline = time.monotonic() + PATIENCE
+    while "broken" not in server.client.datastore()["objects"]:
+        assert time.monotonic() < deadline, "the new file was not noticed"
+        time.sleep(0.2)
+    status, _ = server.post("/batch/infer/threshold?images=unlabeled", {"device": "cpu", "multi_gpu": True})
+    assert status == 200
+    task = server.wait_for("/batch/infer")
+    assert task["status"] == "DONE", task["details"]
+    assert any("not a readable NIfTI" in line for line in task["details"])
+    made = {path.name.split(".")[0] for path in (studies / "labels" / "original").iterdir()}
+    assert made == {*names(studies)[4:], "slice"}  # the others are labelled by hand
+
+
+def test_scoring_and_every_strategy(server: LabelServer, bundles: dict[str, Path], studies: Path) -> None:
+    labelled = names(studies)[0]
+    server.client.infer("run", labelled, {"save_label": True, "label_tag": "original", "version": "0"})
+    for method in ("dice", "sum"):
+        status, _ = server.post(f"/scoring/{method}?run_sync=true")
+        assert status == 200
+    truth, proposed = (voxels(studies / "labels" / tag / f"{labelled}.nii.gz") > 0 for tag in ("final", "original"))
+    both = truth.sum() + proposed.sum()
+    info = server.get(f"/datastore/image/info?image={labelled}")
+    assert info["dice"] == (pytest.approx(2 * (truth & proposed).sum() / both) if both else None)
+    sums = server.get(f"/datastore/label/info?label={labelled}&tag=final")
+    assert (sums["sum"], sums["slices"]) == (truth.sum(), truth.any(axis=(0, 1)).sum())
+
+    server.post("/scoring/epistemic", {"model": "run"})
+    task = server.wait_for("/scoring/")
+    assert task["status"] == "DONE", task["details"]
+    assert server.post("/scoring/tta?run_sync=true")[0] == 200
+    unlabelled = [*names(studies)[4:], "slice", "broken"]
+    infos = {name: server.get(f"/datastore/image/info?image={name}") for name in unlabelled}
+    for method in ("epistemic", "tta"):
+        scores = {name: facts[f"{method}_entropy"] for name, facts in infos.items()}
+        assert scores.pop("broken") == 0
+        assert all(0 < score <= 1 for score in scores.values()), scores
+        assert "not a readable NIfTI" in infos["broken"][f"{method}_error"]
+        assert server.client.next_sample(method, {})["id"] == max(scores, key=scores.__getitem__)
+    assert server.client.next_sample("first", {})["id"] == min(unlabelled)
+    assert server.client.next_sample("random", {})["id"] in unlabelled
+
+
+def wait_for_training(server: LabelServer, models: Path) -> None:
+    """Until an epoch of a training is done."""
+    deadline = time.monotonic() + PATIENCE
+    while not list(models.glob(".*.partial/models/checkpoint.pt")):
+        assert time.monotonic() < deadline, server.log.read_text()
+        time.sleep(0.1)
+
+
+def test_killed_in_training_the_next_start_serves_the_last_whole_version(
+    run: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    studies, models = tmp_path / "studies", tmp_path / "models of mine"
+    prepare_studies(phantoms, studies, labelled=3)
+    arguments = (studies, "--bundles", run, "--models", models, "--no-scoring")
+    with LabelServer(tmp_path / "first.log", *arguments) as server:
+        server.client.train_start("run", {"max_epochs": 500})
+        wait_for_training(server, models / "run")
+        server.kill()
+    assert list((models / "run").glob(".1.*.partial"))
+    with LabelServer(tmp_path / "second.log", *arguments) as server:
+        _, params = server.client.infer("run", names(studies)[0], {})
+        assert (params["version"], params["weights_sha256"]) == (0, digest(run))
+        server.client.train_start("run", {"max_epochs": 500})
+        wait_for_training(server, models / "run")
+        assert len(list((models / "run").glob(".*.partial"))) == 1  # what was left is gone
+        assert server.stop() == 0, server.log.read_text()  # Ctrl-C, with a training under way
+    assert [path.name for path in (models / "run").iterdir() if not path.name.startswith(".")] == []
+
+
+def test_an_empty_folder_that_is_filled_while_it_is_served(run: Path, phantoms: Path, tmp_path: Path) -> None:
+    studies = tmp_path / "studies"
+    studies.mkdir()
+    with LabelServer(tmp_path / "server.log", studies, "--bundles", run) as server:  # with scoring: nothing to score
+        assert server.client.info()["datastore"]["total"] == 0
+        assert server.client.next_sample("random", {}) == {}
+        status, answer = server.post("/train/run")
+        assert status == 422
+        assert "0 patient(s) with a final label; training needs at least 3" in answer["detail"]
+        prepare_studies(phantoms, studies, labelled=1)
+        deadline = time.monotonic() + PATIENCE
+        while server.client.info()["datastore"]["total"] < 10:
+            assert time.monotonic() < deadline, "the new files were not noticed"
+            time.sleep(0.2)
+        assert server.client.next_sample("first", {})["id"] == names(studies)[1]
+        assert server.stop() == 0, server.log.read_text()
+
+
+def test_without_any_network_but_loopback(run: Path, phantoms: Path, tmp_path: Path) -> None:
+    """In a network namespace of its own, in which the loopback device is all there is."""
+    allowed = subprocess.run(["unshare", "-rn", "true"], capture_output=True) if shutil.which("unshare") else None
+    if allowed is None or allowed.returncode != 0:
+        pytest.skip("unshare -rn is not permitted on this machine")
+    prepare_studies(phantoms, tmp_path / "studies", labelled=0)
+    words = ["unshare", "-rn", sys.executable, "-m", "tests.label_offline", str(tmp_path), str(run)]
+    done = subprocess.run(
+        words, capture_output=True, text=True, cwd=REPOSITORY, env=environment(), timeout=2 * PATIENCE
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert facts["outside"] == "Network is unreachable"
+    assert facts["models"] == ["run"]
+    assert facts["version"] == 0
+    assert facts["exit"] == 0
+    assert os.path.isfile(facts["mask"])
