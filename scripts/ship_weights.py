@@ -1,10 +1,11 @@
 """Puts the weights of a finished run into a bundle of the repository, with what a reader must know about them.
 
-    python scripts/ship_weights.py RUN bundles/unet_25d --data DIR
+    python scripts/ship_weights.py RUN bundles/unet_25d --data DIR [--crossval CROSSVAL]
 
 Writes into ``<bundle>/models``: ``model.pt`` (in half precision, which is exact enough: the test figures are made with
 it), ``split.json`` (which patients it has seen), ``reference.json`` (what the training images are like),
-``manifest.json`` (data, settings, versions, figures, SHA-256) and ``NOTICE`` (licence).
+``manifest.json`` (data, settings, versions, figures, SHA-256) and ``NOTICE`` (licence). CROSSVAL, the output of
+``monai-lgg crossval`` of the same recipe, is where the figures come from when the run has seen all patients.
 """
 
 import argparse
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="folder in the public layout")
+    parser.add_argument("--crossval", type=Path, help="its pooled out-of-fold figures go into the manifest")
     args = parser.parse_args()
     models = args.bundle / "models"
     models.mkdir(exist_ok=True)
@@ -56,8 +58,15 @@ def main() -> None:
     torch.save(small, models / "model.pt")
     atomic_text(models / "NOTICE", NOTICE)
     facts = manifest(args.run, args.bundle, split, args.data)
+    if args.crossval:
+        pooled = json.loads((args.crossval / "oof" / "summary.json").read_text())
+        facts["out_of_fold"] = {**_figures(pooled), "folds": len(read_split(args.crossval / "split.json").folds)}
     atomic_text(models / "manifest.json", json.dumps(facts, indent=1) + "\n")
-    print(json.dumps({key: facts[key] for key in ("weights_sha256", "patients", "test")}, indent=1))
+    print(
+        json.dumps(
+            {key: facts[key] for key in ("weights_sha256", "patients", "test", "out_of_fold") if key in facts}, indent=1
+        )
+    )
 
 
 def own_split(run: Path) -> Split:
@@ -112,7 +121,9 @@ def dice_by_patient(bundle: Path, data: Path, output: Path) -> dict[str, float]:
 
 def _figures(summary: Mapping[str, Any]) -> dict[str, Any]:
     dice = summary["per_patient_dice"]
-    return {"patients": summary["patients"]} | {key: dice[key] for key in ("mean", "mean_ci95", "median", "q1", "min")}
+    return {"patients": summary["patients"]} | {
+        key: dice[key] for key in ("mean", "mean_ci95", "median", "p10", "q1", "min")
+    }
 
 
 if __name__ == "__main__":

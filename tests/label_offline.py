@@ -1,4 +1,8 @@
-"""Run in a network namespace of its own: serves, infers and stops; prints what happened as JSON."""
+"""Run in a network namespace of its own: serves, infers and stops, and prints what happened as JSON; or runs tests.
+
+python -m tests.label_offline FOLDER BUNDLE
+python -m tests.label_offline pytest TESTS...
+"""
 
 import fcntl
 import json
@@ -6,6 +10,8 @@ import socket
 import struct
 import sys
 from pathlib import Path
+
+import pytest
 
 from monai_lgg.label_app.studies import PATTERNS
 from tests.label_server import LabelServer
@@ -41,4 +47,7 @@ def main(folder: Path, bundle: Path) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "pytest":
+        raise_loopback()
+        sys.exit(pytest.main(sys.argv[2:]))
     main(Path(sys.argv[1]), Path(sys.argv[2]))
