@@ -122,8 +122,9 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         f"{summary['split_level']}",
         f"per-patient Dice  mean {_f(patient['mean'])} (95 % CI {_f(patient['mean_ci95'][0])} to "
         f"{_f(patient['mean_ci95'][1])}), median {_f(patient['median'])}, IQR {_f(patient['q1'])} to "
-        f"{_f(patient['q3'])}, 10th percentile {_f(patient.get('p10'))}; "
-        f"always empty: {_f(empty['per_patient_dice_mean'])}",
+        f"{_f(patient['q3'])}",
+        f"                  10th percentile {_f(patient.get('p10'))}, lowest {_f(patient['min'])}; always empty: "
+        f"{_f(empty['per_patient_dice_mean'])}",
         f"per-patient IoU   mean {_f(iou_['mean'])}, median {_f(iou_['median'])}",
         *_more_lines(summary),
         f"undefined         {patient['undefined']} patient(s) without tumour and without prediction",

@@ -105,10 +105,11 @@ def test_a_file_gives_the_logits_and_says_how(name: str, to: str, tmp_path: Path
     assert facts["weights_sha256"] == hashlib.sha256((run / "models" / "model.pt").read_bytes()).hexdigest()
     assert facts["license"] == "Apache-2.0"
     assert facts["intended_use"] == "Research only; not a medical device"
-    assert facts["threshold"] == 0.5
+    config = json.loads((run / "configs" / "inference.json").read_text())
+    assert facts["threshold"] == config["threshold"]
     assert facts["input_channels"]["0"].startswith("pre-contrast")
     assert facts["preprocessing"][0]["_target_"] == "LoadImaged"
-    calibrated = {"_target_": "monai_lgg.transforms.Calibrated", "keys": "pred", "slope": 1.0, "intercept": 0.0}
+    calibrated = {"_target_": "monai_lgg.transforms.Calibrated", "keys": "pred", **config["calibration"]}
     assert facts["postprocessing"][0] == calibrated
     assert f"float32 (B, {CHANNELS[name]}, H, W)" in facts["input"]
     assert "not probabilities" in facts["output"]
@@ -124,7 +125,7 @@ def test_monai_reads_the_torchscript_file(tmp_path: Path) -> None:
 def test_description_of_every_bundle(name: str, tmp_path: Path) -> None:
     run, _ = trained(tmp_path, name)
     config = run / "configs" / "inference.json"
-    config.write_text(config.read_text().replace('"threshold": 0.5', '"threshold": 0.25'))
+    config.write_text(json.dumps({**json.loads(config.read_text()), "threshold": 0.25}))
     flow = workflow(run, ["inference.json"], "infer", "inferring", {"device_name": "cpu"})
     facts = describe(run, flow)
     metadata = json.loads((run / "configs" / "metadata.json").read_text())

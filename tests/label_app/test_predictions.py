@@ -1,3 +1,5 @@
+import json
+import math
 import shutil
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch
 
 from monai_lgg.bundle import find_bundle
 from monai_lgg.inference import predict
+from monai_lgg.inferers import NOTHING
 from monai_lgg.io.tiff import write_tiff
 from monai_lgg.label_app.predictions import UNCERTAINTY, Predictions
 from monai_lgg.label_app.studies import prepare_studies
@@ -108,6 +111,9 @@ def test_the_shipped_network_is_unsure_of_heads_only(phantoms: Path, tmp_path: P
     nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine, image.header), tmp_path / "empty.nii.gz")
     model = Predictions(Versions(find_bundle("unet_25d"), tmp_path / "models"))
     unsure = model.entropy(head, method)
-    assert 1e-4 < unsure < 0.1  # of few voxels, at the tumour's border
-    assert model.entropy(tmp_path / "empty.nii.gz", method) < 1e-4
+    calibration = json.loads((find_bundle("unet_25d") / "configs" / "inference.json").read_text())["calibration"]
+    rest = 1 / (1 + math.exp(-calibration["slope"] * NOTHING - calibration["intercept"]))
+    of_nothing = -rest * math.log2(rest) - (1 - rest) * math.log2(1 - rest)
+    assert model.entropy(tmp_path / "empty.nii.gz", method) == pytest.approx(of_nothing, rel=0.01)
+    assert 2 * of_nothing < unsure < 0.1  # of few voxels, at the tumour's border
     assert model.entropy(head, method) == unsure
