@@ -1,5 +1,6 @@
 """MONAI Label's stores of images, a folder or a DICOMweb server, with labels checked before they are kept."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,14 @@ SEGMENT = {
 
 
 class StudiesDatastore(LocalDatastore):
-    """A local datastore that refuses a label that does not fit its image, and leaves the one it has."""
+    """A local datastore that refuses a label that does not fit its image, and leaves the one it has.
+
+    Hidden files are none of it: a file that is being written has a hidden name until it is whole.
+    """
+
+    def _list_files(self, path: str, patterns: Sequence[str]) -> dict[str, str]:
+        found = super()._list_files(path, patterns)
+        return {name: file for name, file in found.items() if not name.startswith(".")}
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Raises: ValueError: see :func:`monai_lgg.label_app.studies.check_label`."""

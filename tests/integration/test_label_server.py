@@ -313,11 +313,13 @@ def test_an_empty_folder_that_is_filled_while_it_is_served(run: Path, phantoms: 
         status, answer = server.post("/train/run")
         assert status == 422
         assert "0 patient(s) with a final label; training needs at least 3" in answer["detail"]
+        (studies / ".half.nii.gz").write_bytes(b"being written")
         prepare_studies(phantoms, studies, labelled=1)
         deadline = time.monotonic() + PATIENCE
         while server.client.info()["datastore"]["total"] < 10:
             assert time.monotonic() < deadline, "the new files were not noticed"
             time.sleep(0.2)
+        assert server.client.info()["datastore"]["total"] == 10
         assert server.client.next_sample("first", {})["id"] == names(studies)[1]
         assert server.stop() == 0, server.log.read_text()
 
