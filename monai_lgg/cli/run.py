@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from monai_lgg.cli.options import common_options, echo_json, json_option
+from monai_lgg.cli.options import common_options, echo_json, json_option, quick_imports
 
 _BUNDLE_HELP = "Name of a shipped bundle, or a folder (a training run is one)."
 set_option = click.option(
@@ -185,8 +185,9 @@ def predict(
 
     Exit code 1 if any case failed.
     """
-    from monai_lgg import bundle as bundles
-    from monai_lgg import inference, prediction_inputs, saving
+    with quick_imports():
+        from monai_lgg import bundle as bundles
+        from monai_lgg import inference, prediction_inputs, saving
 
     if flair is None and (pre or post):
         raise click.UsageError("--pre and --post go with --flair")

@@ -8,7 +8,7 @@ from scipy.ndimage import binary_erosion
 
 PREDICTION_COLOUR = (255, 140, 0)  # orange
 TRUTH_COLOUR = (0, 200, 255)  # cyan; the pair is told apart by colour-blind readers
-_LEGEND = (("prediction", PREDICTION_COLOUR), ("truth", TRUTH_COLOUR))
+LEGEND = (("prediction", PREDICTION_COLOUR), ("truth", TRUTH_COLOUR))
 #: Pixels: width of a slice on a sheet, height of a line of text and of its letters.
 PANEL, LINE, TEXT = 270, 22, 14
 MOST_ACROSS = 4
@@ -51,7 +51,7 @@ def with_legend(picture: np.ndarray) -> np.ndarray:
     picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
     strip = Image.new("RGB", (picture.shape[1], LINE), "black")
     pen, font = ImageDraw.Draw(strip), ImageFont.load_default(TEXT)
-    for place, (name, colour) in zip((1, 3), _LEGEND, strict=True):
+    for place, (name, colour) in zip((1, 3), LEGEND, strict=True):
         pen.text((place * strip.width / 4, LINE / 2), name, colour, font, anchor="mm")
     return np.concatenate([picture, np.asarray(strip)])
 
@@ -81,7 +81,7 @@ def save_contact_sheet(
         )
         for k in choose_slices(prediction, truth, most)
     ]
-    legend = list(_LEGEND[: 1 if truth is None else 2])
+    legend = list(LEGEND[: 1 if truth is None else 2])
     heading = title if prediction.any() else f"{title}: no tumour predicted"
     draw_sheet(heading, panels, legend).save(path, compress_level=1)  # a third larger, four times as fast
 
