@@ -18,6 +18,7 @@ from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow
 
 from monai_lgg.cases import read_patients
 from monai_lgg.io.atomic import atomic_text
+from monai_lgg.losses import find_loss
 from monai_lgg.networks import NETWORKS
 from monai_lgg.splits import Split, load_split, read_split, save_split
 
@@ -148,10 +149,11 @@ def read_config(files: list[Path]) -> ConfigParser:
 
 
 def parse_settings(settings: tuple[str, ...], files: list[Path]) -> dict[str, Any]:
-    """``key=value`` pairs as a dictionary; values are JSON, else text.
+    """``key=value`` pairs as a dictionary; values are JSON, else text; ``loss`` may be a name.
 
     Raises:
-        ValueError: no ``=``, or a key that the configuration does not have (MONAI itself would ignore it).
+        ValueError: no ``=``, a key that the configuration does not have (MONAI itself would ignore it), or an unknown
+            loss.
     """
     parser = read_config(files)
     result = {}
@@ -161,6 +163,8 @@ def parse_settings(settings: tuple[str, ...], files: list[Path]) -> dict[str, An
             raise ValueError(f"{setting!r}: give key=value")
         _check_key(parser, key)
         result[key] = _value(text)
+        if key == "loss" and isinstance(result[key], str) and not result[key].startswith(("@", "$")):
+            result[key] = find_loss(result[key])
         if key.endswith("_target_"):
             _check_target(str(result[key]))
     return result
@@ -272,6 +276,15 @@ def stored_settings(bundle: Path) -> dict[str, Any]:
     return json.loads(stored.read_text()) if stored.is_file() else {}
 
 
+def run_settings(bundle: Path, dataset_dir: Path, settings: tuple[str, ...]) -> dict[str, Any]:
+    """What a run of the bundle with these ``key=value`` settings stores as its own."""
+    return {
+        **stored_settings(bundle),
+        "dataset_dir": str(dataset_dir.resolve()),
+        **parse_settings(settings, [bundle / "configs" / "train.json"]),
+    }
+
+
 def training_split(bundle: Path) -> Split | None:
     """The split that the bundle's weights were trained by: of a run, or of weights that ship; None without one."""
     own = [bundle / "eval" / "split.json", bundle / "models" / "split.json"]
@@ -329,11 +342,7 @@ def train(
     """
     from monai_lgg.tracking import tracking_settings
 
-    overrides = {
-        **stored_settings(bundle),
-        "dataset_dir": str(dataset_dir.resolve()),
-        **parse_settings(settings, [bundle / "configs" / "train.json"]),
-    }
+    overrides = run_settings(bundle, dataset_dir, settings)
     pick_device(device)
     followed = None if tracking is None else tracking_settings(run.resolve(), tracking)
     split = load_split(split_file, dataset_dir) if split_file is not None else None

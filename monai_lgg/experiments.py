@@ -122,11 +122,20 @@ def train_once(
         ValueError: the folder was begun with other settings or another split.
     """
     if is_trained(run):
+        _check_trained_with(run, bundles.run_settings(bundle, dataset_dir, settings))
         _log.info(f"{run.name}: trained already")
         return
     bundles.train(bundle, dataset_dir, run, split_file=split_file, settings=settings, device=device, progress=progress)
     gc.collect()  # a cached data set is in reference cycles, and the next one comes
     write_settings(run / TRAINED, {**training_progress(run), "weights_sha256": weights_hash(run)})
+
+
+def _check_trained_with(run: Path, wanted: Mapping[str, Any]) -> None:
+    stored = bundles.stored_settings(run)
+    other = [key for key in {**stored, **wanted} if key != "dataset_dir" and stored.get(key) != wanted.get(key)]
+    if other:
+        was, now = ({key: of.get(key) for key in other} for of in (stored, wanted))
+        raise ValueError(f"{run} was trained with {was}, now {now}; repeat those, or choose a new output folder")
 
 
 def evaluate_once(
@@ -150,6 +159,7 @@ def evaluate_once(
     made_from = {
         "weights_sha256": weights_hash(run),
         "split_sha256": split_hash(split),
+        "decision_sha256": hashlib.sha256((run / "configs" / "evaluate.json").read_bytes()).hexdigest(),
         "settings": {**bundles.stored_settings(run), "given": list(settings)},
     }
     marker = output / EVALUATED

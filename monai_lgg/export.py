@@ -151,7 +151,7 @@ def describe(bundle: Path, flow: ConfigWorkflow) -> dict[str, Any]:
         "version": metadata["version"],
         "weights_sha256": hashlib.sha256((bundle / "models" / "model.pt").read_bytes()).hexdigest(),
         "made_by": f"monai-lgg {__version__}, torch {torch.__version__}",
-        "license": metadata["license"],
+        **_licence(metadata["license"], bundle / "models" / "NOTICE"),
         "intended_use": metadata["intended_use"],
         "input": f"image: float32 (B, {image['num_channels']}, H, W), H x W being {size}; one item a slice",
         "input_channels": image["channel_def"],
@@ -165,6 +165,13 @@ def describe(bundle: Path, flow: ConfigWorkflow) -> dict[str, Any]:
         "inferer": _resolved(config, config["inferer"]),
         "postprocessing": _resolved(config, config["postprocessing"])["transforms"],
     }
+
+
+def _licence(of_code: str, notice: Path) -> dict[str, str]:
+    """Weights that were trained on data under a licence of its own have a NOTICE beside them, which goes with them."""
+    if not notice.is_file():
+        return {"license": of_code}
+    return {"license": f"code {of_code}; weights as the notice says", "notice": notice.read_text()}
 
 
 def _probability(config: ConfigParser) -> str:

@@ -329,7 +329,8 @@ def _ensemble_settings(bundle: Path, settings: Mapping[str, Any]) -> dict[str, A
     if not path.is_file():
         raise FileNotFoundError(
             f"bundle {bundle.name} has no models/ensemble.pt; predict without an ensemble, or make one: "
-            f"'monai-lgg crossval {bundle.name} --data DIR --folds 5 -o OUT', then predict with --bundle OUT/ensemble"
+            f"'monai-lgg crossval {bundle.name} --data DIR --folds 5 -o OUT', then predict with --bundle OUT/ensemble "
+            "and without --ensemble"
         )
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     members = {name.split(".")[1] for name in state}

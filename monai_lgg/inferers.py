@@ -17,6 +17,8 @@ from monai_lgg.head import HEAD_FILL, HEAD_LEVEL
 
 #: Logit of what is no tissue: a probability of 3e-7.
 NOTHING = -15.0
+#: Sides of a pixel that differ by no more than this factor are not resampled.
+SQUARE = 1.05
 #: Slices that are resized.
 AT_A_TIME = 16
 #: Rows and columns.
@@ -135,7 +137,8 @@ class MirrorInferer(Inferer):
 class ResizeSliceInferer(Inferer):
     """Resizes each slice to the size that the network was trained at, and its output back to the slice's own size.
 
-    For recipes that resize whole slices. The aspect ratio is not kept, as in those recipes.
+    For recipes that resize whole slices. The aspect ratio is not kept, as in those recipes. To no less than half the
+    size it is the interpolation of their training; further down it averages what it merges.
 
     Args:
         size: (rows, columns) of the network's input.
@@ -157,9 +160,11 @@ class ResizeSliceInferer(Inferer):
         return outputs.unflatten(0, (batch, depth)).permute(0, 2, 3, 4, 1)
 
     def _slices(self, slices: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        # to half the size, bilinear interpolation reads every pixel, and is what the recipes train with
+        antialias = any(old > 2 * new for old, new in zip(slices.shape[-2:], self.size, strict=True))
         outputs = []
         for some in slices.split(self.batch_size):
-            output = network(_resize(some, self.size), *args, **kwargs)
+            output = network(_resize(some, self.size, antialias), *args, **kwargs)
             outputs.append(_resize(output, some.shape[-2:]))
         return torch.cat(outputs)
 
@@ -168,7 +173,8 @@ class ContextSliceInferer(Inferer):
     """Runs a network on each slice with its neighbours, cut to the head, and puts the logits back in their places.
 
     Slices that hold nothing but background, and what lies outside the head, get the logit :data:`NOTHING`. Where the
-    head is larger or smaller than any in training, the slices are resized for the network and its logits back.
+    head is larger or smaller than any in training, or the pixels are known not to be square, the slices are resized for
+    the network and its logits back.
 
     Args:
         neighbours: slices on each side; beyond the volume its first and last slice are repeated.
@@ -210,7 +216,7 @@ class ContextSliceInferer(Inferer):
         if heads:
             window = _union(heads, self.margin, slices.shape[-2:])
             inside = slices[(..., *window)]
-            sized = _resize(inside, self._size(heads, inside.shape[-2:]))
+            sized = _resize(inside, self._size(heads, inside.shape[-2:], _pixel_shape(inputs)))
             scale = [new / old for new, old in zip(sized.shape[-2:], inside.shape[-2:], strict=True)]
             moved = [None if box is None else _moved(box, window, scale) for box in boxes]
             found = self._of_heads(sized, moved, network, *args, **kwargs)
@@ -230,13 +236,14 @@ class ContextSliceInferer(Inferer):
             logits[numbers, :, rows, columns] = self._forward(stack, network, *args, **kwargs)
         return logits
 
-    def _size(self, heads: Sequence[Box], size: Sequence[int]) -> list[int]:
-        """What ``size`` becomes when the largest extent of the heads is brought into ``head_size``."""
-        if self.head_size is None:
-            return list(size)
-        found = max(max(box[axis].stop for box in heads) - min(box[axis].start for box in heads) for axis in (0, 1))
-        wanted = min(max(found, self.head_size[0]), self.head_size[1])
-        return [max(1, round(length * wanted / found)) for length in size]
+    def _size(self, heads: Sequence[Box], size: Sequence[int], pixel: Sequence[float]) -> list[int]:
+        """What ``size`` becomes when pixels are made square and the heads' largest extent comes into ``head_size``."""
+        factor = 1.0
+        if self.head_size is not None:
+            extents = [max(box[axis].stop for box in heads) - min(box[axis].start for box in heads) for axis in (0, 1)]
+            found = max(extent * length for extent, length in zip(extents, pixel, strict=True))
+            factor = min(max(found, self.head_size[0]), self.head_size[1]) / found
+        return [max(1, round(length * by * factor)) for length, by in zip(size, pixel, strict=True)]
 
     def _stack(self, slices: torch.Tensor, numbers: list[int]) -> torch.Tensor:
         """(B, C x (2 x neighbours + 1), rows, columns), sequence by sequence."""
@@ -249,6 +256,19 @@ class ContextSliceInferer(Inferer):
         after = (-columns % self.multiple, -rows % self.multiple)
         padded = pad(stack, (0, after[0], 0, after[1]), value=self.background)
         return network(padded, *args, **kwargs)[..., :rows, :columns]
+
+
+def _pixel_shape(inputs: torch.Tensor) -> tuple[float, float]:
+    """Height and width of a pixel, the smaller being 1. Square where no metadata state the spacing, or nearly so."""
+    meta = getattr(inputs, "meta", None) or {}
+    if not bool(torch.as_tensor(meta.get("spacing_known", False)).all()):
+        return 1.0, 1.0
+    affine = torch.as_tensor(meta["affine"], dtype=torch.float64).reshape(-1, 4, 4)[0]
+    height, width = affine[:3, :2].norm(dim=0).tolist()
+    ratio = height / width if width else 1.0
+    if ratio <= 0 or 1 / SQUARE <= ratio <= SQUARE:
+        return 1.0, 1.0
+    return max(ratio, 1.0), max(1 / ratio, 1.0)
 
 
 def _head_boxes(slices: torch.Tensor) -> list[Box | None]:
@@ -282,11 +302,14 @@ def _union(boxes: Sequence[Any], margin: int, size: Sequence[int]) -> Box:
     return rows, columns
 
 
-def _resize(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Bilinear; antialiased where it shrinks. Left alone at its own size. Some at a time, because each is copied."""
+def _resize(images: torch.Tensor, size: Sequence[int], antialias: bool = True) -> torch.Tensor:
+    """Bilinear; by default antialiased where it shrinks; left alone at its own size.
+
+    Some at a time, because each is copied.
+    """
     if tuple(images.shape[-2:]) == tuple(size):
         return images
     resized = images.new_empty((*images.shape[:2], *size))
     for new, old in zip(resized.split(AT_A_TIME), images.split(AT_A_TIME), strict=True):
-        new.copy_(interpolate(old, tuple(size), mode="bilinear", align_corners=False, antialias=True))
+        new.copy_(interpolate(old, tuple(size), mode="bilinear", align_corners=False, antialias=antialias))
     return resized

@@ -28,8 +28,8 @@ TEST_NOTE = (
     "p values are not corrected for the number of rows."
 )
 CONVENTION_NOTE = (
-    "Slice Dice is in the convention that the recipe's authors report, blank where they state none; conventions differ "
-    "from row to row, so this column does not rank."
+    "Slice Dice is in the convention that the recipe's authors use or, where they do not state it, probably used (the "
+    "model cards say which), blank for others; conventions differ from row to row, so this column does not rank."
 )
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import tifffile
 
 from monai_lgg import inference, prediction_inputs
-from monai_lgg.bundle import stored_settings
+from monai_lgg.bundle import stored_settings, training_split
 from monai_lgg.cases import patient_folders, read_labels, read_patient
 from monai_lgg.errors import deepest
 from monai_lgg.experiments import weights_hash
@@ -32,7 +32,7 @@ from monai_lgg.io.tiff import read_tiff
 from monai_lgg.metrics.overlap import dice, slice_counts
 from monai_lgg.perturbations import PERTURBATIONS, VERSION, Perturbation, Strength, Volume
 from monai_lgg.report.tables import Column, Table, to_csv, to_markdown
-from monai_lgg.splits import load_split, read_split
+from monai_lgg.splits import load_split
 
 #: One row a patient, perturbation and strength; what an interrupted call goes on from.
 ROWS = "rows.csv"
@@ -478,9 +478,9 @@ def _notes(bundle: Path, names: Iterable[str]) -> list[str]:
         f"{bundle.name}, weights {weights_hash(bundle)[:12]}, {len(chosen)} patient(s). Dice is per patient, against "
         "the truth in the perturbed geometry; a patient without tumour and without prediction has none.",
     ]
-    own = bundle / "eval" / "split.json"
-    if own.is_file():
-        split, fold = read_split(own), int(stored_settings(bundle).get("fold", 0))
+    split = training_split(bundle)
+    if split is not None:
+        fold = int(stored_settings(bundle).get("fold", 0))
         seen = chosen & {name for part in ("train", "validation") for name in split.part(part, fold)}
         if seen:
             notes.append(f"{len(seen)} of the patients were used in the training or its validation.")

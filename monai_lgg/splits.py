@@ -198,7 +198,9 @@ def leakage_in_words(split: Split) -> str:
         f"who is also in training, {facts['neighbour_in_training']:.1%} have an adjacent slice there. Copying the "
         f"nearest training mask, without looking at the image, scores a mean slice Dice of "
         f"{facts['copy_nearest_slice_dice']:.3f} ({facts['copy_nearest_tumour_slice_dice']:.3f} on tumour slices, "
-        f"{facts['copy_nearest_pooled_dice']:.3f} pooled). Figures made from it say little about new patients."
+        f"{facts['copy_nearest_pooled_dice']:.3f} pooled). A patient's test slices are seldom neighbours, so what is "
+        "measured in 3D (distances, surface Dice, lesions) means nothing here. Figures made from this split say little "
+        "about new patients."
     )
 
 

@@ -115,7 +115,12 @@ def _plain_transforms(size: list[int]) -> Compose:
             SpatialPadd(BOTH, (256, 256)),
             RandFlipd(BOTH, prob=0.5, spatial_axis=1),
             RandAffined(
-                BOTH, prob=1.0, rotate_range=0.26, scale_range=0.3, translate_range=15, mode=("bilinear", "nearest")
+                BOTH,
+                prob=1.0,
+                rotate_range=0.26,
+                scale_range=(0.3, 0.3),
+                translate_range=15,
+                mode=("bilinear", "nearest"),
             ),
             Rand2DElasticd(BOTH, (32, 32), (1, 4), prob=0.2, mode=("bilinear", "nearest")),
             CenterSpatialCropd(BOTH, size),

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,11 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from monai_lgg import experiments
+from monai_lgg.bundle import find_bundle
 from monai_lgg.experiments import agreed_settings, is_trained, own_split, training_progress, training_seconds
 from monai_lgg.splits import save_split, split_folds, split_patients
-from tests.fake_runs import write_checkpoint
+from tests.conftest import TINY
+from tests.fake_runs import Fakes, write_checkpoint
 
 
 def test_settings_are_begun_and_must_agree(tmp_path: Path) -> None:
@@ -59,6 +62,54 @@ def test_lost_weights_are_never_replaced_silently(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(FileNotFoundError, match="are gone"):
         is_trained(tmp_path)
+
+
+def test_a_trained_run_is_not_taken_for_one_of_other_settings(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes = Fakes({})
+    monkeypatch.setattr(experiments.bundles, "train", fakes.train)
+    save_split(split_patients(phantoms), tmp_path / "split.json")
+    bundle, more = find_bundle("unet_cosine"), {"device": "cpu", "progress": False}
+
+    def train(loss: str, data: Path = phantoms) -> None:
+        settings = (*TINY, "loss=" + loss)
+        experiments.train_once(
+            bundle, data, tmp_path / "run", split_file=tmp_path / "split.json", settings=settings, **more
+        )
+
+    train("dice_focal")
+    train("dice_focal")
+    shutil.copytree(phantoms, tmp_path / "moved")
+    train("dice_focal", tmp_path / "moved")
+    assert len(fakes.calls) == 1
+    assert experiments.bundles.stored_settings(tmp_path / "run")["loss"]["_target_"] == "DiceFocalLoss"
+    with pytest.raises(
+        ValueError, match=r"run was trained with \{'loss': .*DiceFocalLoss.*now .*Tversky.*; repeat those"
+    ):
+        train("tversky")
+    with pytest.raises(ValueError, match="tversky"):
+        train("tverski")
+
+
+def test_an_evaluation_is_repeated_when_the_rule_of_decision_changed(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes = Fakes({})
+    monkeypatch.setattr(experiments.bundles, "train", fakes.train)
+    monkeypatch.setattr(experiments.bundles, "evaluate", fakes.evaluate)
+    save_split(split_patients(phantoms), tmp_path / "split.json")
+    run, more = tmp_path / "run", {"device": "cpu", "progress": False}
+    experiments.train_once(
+        find_bundle("unet_cosine"), phantoms, run, split_file=tmp_path / "split.json", settings=TINY, **more
+    )
+    for _ in range(2):
+        experiments.evaluate_once(run, phantoms, tmp_path / "results", **more)
+    assert len(fakes.calls) == 2
+    path = run / "configs" / "evaluate.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "threshold": 0.3}))
+    experiments.evaluate_once(run, phantoms, tmp_path / "results", **more)
+    assert len(fakes.calls) == 3
 
 
 def test_training_seconds_leave_interruptions_out(tmp_path: Path) -> None:

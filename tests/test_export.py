@@ -82,6 +82,14 @@ def decoded(facts: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def test_weights_of_another_licence_keep_their_notice(tmp_path: Path, here: Path) -> None:
+    run, _ = trained(tmp_path, "unet_cosine", measured=True)
+    (run / "models" / "NOTICE").write_text("CC BY-NC-SA 4.0: no commercial use\n")
+    _, facts = load(export_bundle(run, "torchscript"), "torchscript")
+    assert facts["notice"] == "CC BY-NC-SA 4.0: no commercial use\n"
+    assert facts["license"] == "code Apache-2.0; weights as the notice says"
+
+
 @pytest.mark.parametrize("to", ["torchscript", "onnx", "openvino"])
 @pytest.mark.parametrize("name", ["unet_cosine", "unet_25d"])
 def test_a_file_gives_the_logits_and_says_how(name: str, to: str, tmp_path: Path, here: Path) -> None:

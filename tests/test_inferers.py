@@ -5,6 +5,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer, SimpleInferer, SliceInferer, SlidingWindowInferer
+from monai.transforms import Resize
 
 from monai_lgg import inferers
 from monai_lgg.backends import BackendError
@@ -113,6 +114,15 @@ def test_shrinking_averages_what_it_merges() -> None:
     assert small[0][0, 0, 2:-2, 2:-2].sub(0.5).abs().max() < 0.05
 
 
+def test_half_the_size_is_as_in_training() -> None:
+    """By MONAI's Resized without antialiasing, as the recipes' training has it: the mean of two by two pixels."""
+    image = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    small: list[torch.Tensor] = []
+    ResizeSliceInferer((16, 16))(image, lambda batch: (small.append(batch), batch)[1])
+    torch.testing.assert_close(small[0], torch.nn.functional.avg_pool2d(image, 2))
+    torch.testing.assert_close(small[0][0], Resize((16, 16), mode="bilinear")(image[0]).as_tensor())
+
+
 class Middle(torch.nn.Module):
     """The middle slice of the second sequence, times ten; sizes that it is given are noted."""
 
@@ -183,6 +193,25 @@ def test_a_large_head_is_resized_and_its_logits_come_back() -> None:
     inner = (slice(90, 230), slice(30, 130))
     torch.testing.assert_close(logits[0, 0, :, :, 1][inner], big[0, 1, :, :, 1][inner] * 10, atol=0.05, rtol=0)
     assert logits[0, 0, :60].max() == logits[0, 0, 250:].max() == -15
+
+
+@pytest.mark.parametrize(("spacing", "shape"), [((0.5, 1.0, 4.0), (64, 96)), ((1.0, 1.03, 4.0), (64, 64))])
+def test_pixels_become_square_where_the_spacing_is_known(spacing: tuple[float, ...], shape: tuple[int, int]) -> None:
+    """A ramp over 60 x 44 pixels of head; pixels of 0.5 x 1 mm are half as high as wide, so columns are doubled."""
+    ramp = torch.linspace(-0.5, 0.5, 60)[:, None] + torch.linspace(0, 0.4, 44)
+    volume = torch.full((1, 3, 80, 70, 3), -1.0)
+    volume[:, :, 10:70, 20:64] = ramp[..., None]
+    meta = {"spacing_known": torch.tensor([True])}
+    known = MetaTensor(volume, affine=torch.diag(torch.tensor([*spacing, 1.0]))[None], meta=meta)
+    network = Middle()
+    logits = ContextSliceInferer(margin=0)(known, network)
+    assert {size[2:] for size in network.sizes} == {shape}
+    inner = (slice(12, 68), slice(22, 62))
+    torch.testing.assert_close(logits[0, 0, :, :, 1][inner], volume[0, 1, :, :, 1][inner] * 10, atol=0.05, rtol=0)
+    known.meta["spacing_known"] = torch.tensor([False])
+    network.sizes.clear()
+    ContextSliceInferer(margin=0)(known, network)
+    assert {size[2:] for size in network.sizes} == {(64, 64)}
 
 
 def test_a_single_slice_is_its_own_neighbour() -> None:
