@@ -1,7 +1,7 @@
 """Inferers that MONAI lacks."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from monai_lgg.head import HEAD_FILL, HEAD_LEVEL
 NOTHING = -15.0
 #: Sides of a pixel that differ by no more than this factor are not resampled.
 SQUARE = 1.05
+#: Slices that are cut to one window. A constant: the window shifts the grid on which a network halves the image, which
+#: moves the outline of faint tumours, and no result may depend on the size of a batch.
+CUT_ALIKE = 8
 #: Slices that are resized.
 AT_A_TIME = 16
 #: Rows and columns.
@@ -178,7 +181,7 @@ class ContextSliceInferer(Inferer):
 
     Args:
         neighbours: slices on each side; beyond the volume its first and last slice are repeated.
-        batch_size: slices a forward pass.
+        batch_size: slices a forward pass, at most :data:`CUT_ALIKE`; the result does not depend on it.
         multiple: of the rows and columns that the network takes.
         head_size: (smallest, largest) number of rows or columns, the larger of the two, that a head may take up as it
             is; another head is resized to the nearer of them. None resizes nothing.
@@ -229,11 +232,12 @@ class ContextSliceInferer(Inferer):
         """Logits (D, 1, H, W) of slices (D, C, H, W), each within its box."""
         logits = slices.new_full((len(slices), 1, *slices.shape[-2:]), NOTHING)
         todo = [k for k, box in enumerate(boxes) if box is not None]
-        for start in range(0, len(todo), self.batch_size):
-            numbers = todo[start : start + self.batch_size]
-            rows, columns = _union([boxes[k] for k in numbers], self.margin, slices.shape[-2:])
-            stack = self._stack(slices[..., rows, columns], numbers)
-            logits[numbers, :, rows, columns] = self._forward(stack, network, *args, **kwargs)
+        for group in _pieces(todo, CUT_ALIKE):
+            rows, columns = _union([boxes[k] for k in group], self.margin, slices.shape[-2:])
+            cut = slices[..., rows, columns]
+            for numbers in _pieces(group, self.batch_size):
+                stack = self._stack(cut, numbers)
+                logits[numbers, :, rows, columns] = self._forward(stack, network, *args, **kwargs)
         return logits
 
     def _size(self, heads: Sequence[Box], size: Sequence[int], pixel: Sequence[float]) -> list[int]:
@@ -256,6 +260,10 @@ class ContextSliceInferer(Inferer):
         after = (-columns % self.multiple, -rows % self.multiple)
         padded = pad(stack, (0, after[0], 0, after[1]), value=self.background)
         return network(padded, *args, **kwargs)[..., :rows, :columns]
+
+
+def _pieces(items: list[int], size: int) -> Iterator[list[int]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _pixel_shape(inputs: torch.Tensor) -> tuple[float, float]:

@@ -158,6 +158,16 @@ def test_context_gives_each_pixel_its_place(batch_size: int, mirror: bool) -> No
     assert sum(size[0] for size in network.sizes) == 6 * (1 + mirror)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 20])
+def test_the_batch_size_changes_nothing(batch_size: int) -> None:
+    """Heads that grow from slice to slice, and a network that answers with the size of the window it was given."""
+    volume = torch.full((1, 3, 100, 90, 20), -1.0)
+    for k in range(20):
+        volume[:, :, 10 : 40 + 2 * k, 5 : 35 + 2 * k, k] = 0.5
+    logits = ContextSliceInferer(batch_size=batch_size, margin=0, multiple=1)(volume, Size())
+    assert [logits[0, 0, 20, 20, k].item() for k in range(20)] == [44 * 44] * 8 + [60 * 60] * 8 + [68 * 68] * 4
+
+
 @pytest.mark.parametrize(("channel", "step"), [(0, -1), (3, -1), (5, 1), (8, 1)])
 def test_neighbours_and_sequences_are_in_order(channel: int, step: int) -> None:
     volume = head_volume()
@@ -230,6 +240,13 @@ def test_nothing_is_asked_of_an_empty_volume() -> None:
 def test_context_takes_one_volume() -> None:
     with pytest.raises(ValueError, match="2 volumes in a batch; give one"):
         ContextSliceInferer()(torch.zeros(2, 3, 32, 32, 4), Middle())
+
+
+class Size(torch.nn.Module):
+    """Logits that are the number of pixels of the image."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(image), 1, *image.shape[2:]), float(image[0, 0].numel()))
 
 
 class Ramp(torch.nn.Module):
