@@ -147,6 +147,7 @@ class SaveCased(MapTransform):
         if self.overlay:
             self._overlay(folder / "overlay.png", case, record, shown_mask)
         result = {"case": case, "format": chosen, "threshold": self.threshold, **measure(mask, meta)}
+        result |= record.get("run_by", {})
         result |= self._quality(record, shown, shown_mask)
         if "dicom" in record:
             result["dicom"] = json.loads(record["dicom"])["facts"]

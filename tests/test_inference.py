@@ -3,6 +3,7 @@ import errno
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -10,14 +11,18 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from monai.inferers import SimpleInferer
 
 from monai_lgg import inference, saving
-from monai_lgg.backends import BackendError
+from monai_lgg.backends import BackendError, available
 from monai_lgg.bundle import prepare_run
 from monai_lgg.cases import read_labels, read_patients
 from monai_lgg.inference import predict, write_table
+from monai_lgg.inferers import BackendInferer, MirrorInferer
 from monai_lgg.prediction_inputs import prediction_records, sequences_record
 from monai_lgg.saving import measure
+
+FASTEST = next(name for name in ("openvino", "onnxruntime", "torch") if name in available())
 
 
 class BrightFlair(torch.nn.Module):
@@ -404,6 +409,46 @@ def test_no_space_left_stops_and_keeps_finished_cases(
     with pytest.raises(OSError, match="No space left"):
         predict(prediction_records(root), threshold_bundle, out)
     assert sorted(path.name for path in out.iterdir()) == ["a", "results.csv"]
+
+
+def test_a_full_disk_leaves_no_probe_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk an empty file can be made, but not filled."""
+
+    def full(path: Path, content: bytes) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"cannot be written \(No space left on device\); choose another"):
+        inference.check_writable(tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, {"backend": FASTEST, "precision": "fp32"}),
+        ({"backend": "torch"}, {"backend": "torch", "precision": "fp32"}),
+        ({"backend": "torch", "precision": "bf16"}, {"backend": "torch", "precision": "bf16"}),
+    ],
+)
+def test_the_result_says_what_ran_the_network(
+    threshold_bundle: Path, tmp_path: Path, settings: dict[str, str], expected: dict[str, str]
+) -> None:
+    records = prediction_records(write_patient(tmp_path / "in", "a", pattern(32, 64, 1)))
+    assert predict(records, threshold_bundle, tmp_path / "out", settings=settings)[0].status == "done"
+    content = json.loads((tmp_path / "out" / "a" / "result.json").read_text())
+    assert {name: content[name] for name in expected} == expected
+    assert predict(records, threshold_bundle, tmp_path / "out", settings=settings)[0].status == "skipped"
+
+
+def test_what_ran_a_network_without_a_backend_is_unknown() -> None:
+    evaluator = SimpleNamespace(inferer=SimpleInferer(), state=SimpleNamespace(device="cpu"))
+    assert inference.run_by(evaluator) == {"backend": None, "precision": None}
+    evaluator.inferer = MirrorInferer(BackendInferer(SimpleInferer()))
+    assert inference.run_by(evaluator) == {"backend": None, "precision": None}  # no slice yet
+    evaluator.state.device = "cuda:0"
+    assert inference.run_by(evaluator) == {"backend": "torch", "precision": "fp16"}
 
 
 def test_output_that_cannot_be_written(threshold_bundle: Path, tmp_path: Path) -> None:
