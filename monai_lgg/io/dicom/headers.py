@@ -3,7 +3,7 @@
 import math
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -101,10 +101,10 @@ class Header:
         return self.sop_class in (ENHANCED_MR, LEGACY_ENHANCED_MR)
 
 
-def read_dataset(path: str) -> Dataset:
-    """The whole header without the pixels."""
+def read_dataset(path: str, keywords: Sequence[str]) -> Dataset:
+    """These attributes of the header, at its top level, and no others."""
     with unvalidated():
-        return pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        return pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(keywords))
 
 
 def read_header(path: str) -> Header:
