@@ -411,6 +411,31 @@ def test_no_space_left_stops_and_keeps_finished_cases(
     assert sorted(path.name for path in out.iterdir()) == ["a", "results.csv"]
 
 
+def ct_volume() -> np.ndarray:
+    """A head in Hounsfield units: skull 900 +- 150, ventricles 8, grey matter 37, white 28, all with noise of 4."""
+    rng = np.random.default_rng(0)
+    x, y, z = (np.abs(axis - (axis.max() / 2)) for axis in np.indices((64, 64, 12)).astype(float))
+    radius = np.sqrt((x / 22) ** 2 + (y / 28) ** 2 + (z / 9) ** 2)
+    units = np.select([radius < 0.25, radius < 0.65, radius < 0.85], [8.0, 28.0, 37.0], -1000.0)
+    units[radius < 1] += rng.normal(0, 4, (radius < 1).sum())
+    skull = (radius >= 0.85) & (radius < 1)
+    units[skull] = rng.normal(900, 150, skull.sum())
+    return units.round().astype(np.int16)
+
+
+def test_ct_in_hounsfield_units_is_flagged(threshold_bundle: Path, tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Image(ct_volume(), np.diag([3.0, 3.0, 12.0, 1.0])), tmp_path / "ct.nii.gz")
+    (result,) = predict(prediction_records(tmp_path / "ct.nii.gz"), threshold_bundle, tmp_path / "out")
+    assert result.status == "done", result.error
+    flags = {
+        flag["name"]: flag["reason"]
+        for flag in json.loads((tmp_path / "out" / "ct" / "result.json").read_text())["flags"]
+    }
+    assert "as in CT and in no MR" in flags["CT"]
+    (row,) = csv.DictReader((tmp_path / "out" / "results.csv").open())
+    assert "CT" in row["flags"].split(";")
+
+
 def test_a_full_disk_leaves_no_probe_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a full disk an empty file can be made, but not filled."""
 
