@@ -23,6 +23,7 @@ from monai.data import list_data_collate
 from monai_lgg.backends import BackendError
 from monai_lgg.bundle import OVERRIDES, keep_freed_memory, read_config, return_freed_memory, workflow
 from monai_lgg.errors import deepest
+from monai_lgg.inferers import BackendInferer
 from monai_lgg.io.atomic import atomic_text
 from monai_lgg.prediction_inputs import check_names
 from monai_lgg.saving import RESULT, weights_sha256
@@ -252,7 +253,7 @@ class _Line:
             evaluator.data_loader = [list_data_collate([case.data])]
             case.data = None  # it was copied
             evaluator.run()
-            return {**evaluator.state.batch[0], **evaluator.state.output[0]}
+            return {**evaluator.state.batch[0], **evaluator.state.output[0], "run_by": run_by(evaluator)}
         except Exception:
             self.flow = None  # an Ignite engine that raised silently does nothing on its next run
             gc.collect()  # its parts refer to each other, and the next one needs as much memory
@@ -267,6 +268,23 @@ class _Line:
             data = transform(data)
         if not _finished(self.output, case.record["case"]):
             raise RuntimeError("the bundle's configuration wrote no result; it needs SaveCased")
+
+
+def run_by(evaluator: Any) -> dict[str, str | None]:
+    """``backend`` and ``precision`` that a case was run by; they say what ``auto`` chose.
+
+    ``fp16`` is PyTorch's autocast on a GPU. None where no slice reached the network yet, or the bundle has no
+    BackendInferer.
+    """
+    inferer = evaluator.inferer
+    while inferer is not None and not isinstance(inferer, BackendInferer):
+        inferer = getattr(inferer, "inferer", None)
+    if inferer is None:
+        return {"backend": None, "precision": None}
+    if inferer.loaded is not None:
+        return {"backend": inferer.loaded[1].name, "precision": inferer.loaded[1].precision}
+    autocast = torch.device(evaluator.state.device).type == "cuda"
+    return {"backend": "torch", "precision": "fp16"} if autocast else {"backend": None, "precision": None}
 
 
 def _made_from(record: Mapping[str, Any], made_by: Mapping[str, Any]) -> dict[str, Any]:
@@ -375,8 +393,10 @@ def check_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".write-test-{os.getpid()}"
-        probe.write_bytes(b"0")
-        probe.unlink()
+        try:
+            probe.write_bytes(b"0")
+        finally:
+            probe.unlink(missing_ok=True)  # a full disk lets it be made, but not filled
     except OSError as error:
         raise OSError(
             error.errno, f"output folder {folder} cannot be written ({error.strerror}); choose another"

@@ -26,7 +26,7 @@ LOW_CONFIDENCE = 0.7
 MAIN_COMPONENT = 0.85
 #: In Hounsfield units counted from air, soft tissue is all alike: in CT most of the head lies this near its median...
 ALIKE = 0.05
-#: ...which no MR does.
+#: ...which no MR does. CT that was cut to a brain window (0 to 80) spreads grey and white matter out and is not told.
 ALIKE_SHARE = 0.5
 #: Share of a slice that must be head, so that another sequence that is black there has a gap...
 HEAD_AREA = 0.02

@@ -25,7 +25,7 @@ from monai_lgg.io.atomic import atomic_text
 from monai_lgg.io.nifti import is_nifti, mm_per_unit, write_nifti
 from monai_lgg.io.reader import CaseReader
 from monai_lgg.io.tiff import write_tiff
-from monai_lgg.quality import LOW_CONFIDENCE, confidence, quality_flags, uncertainty
+from monai_lgg.quality import LOW_CONFIDENCE, Flag, confidence, quality_flags, uncertainty
 from monai_lgg.reference import load_reference
 from monai_lgg.report.overlay import save_contact_sheet
 from monai_lgg.transforms import flair_channel
@@ -147,6 +147,7 @@ class SaveCased(MapTransform):
         if self.overlay:
             self._overlay(folder / "overlay.png", case, record, shown_mask)
         result = {"case": case, "format": chosen, "threshold": self.threshold, **measure(mask, meta)}
+        result |= record.get("run_by", {})
         result |= self._quality(record, shown, shown_mask)
         if "dicom" in record:
             result["dicom"] = json.loads(record["dicom"])["facts"]
@@ -173,6 +174,7 @@ class SaveCased(MapTransform):
             self.reference,
             low_confidence=self.low_confidence,
         )
+        flags += _lost_files(record)
         return {
             "confidence": None if math.isnan(expected) else round(expected, 4),
             "largest_probability": round(float(values.max()), 4),
@@ -183,6 +185,15 @@ class SaveCased(MapTransform):
         flair = flair_channel(_on_grid(record["image"], mask.shape))
         truth = _truth(record, flair.shape)
         save_contact_sheet(path, case, flair, mask, truth, [int(n) for n in record.get("slices", [])])
+
+
+def _lost_files(record: Mapping[Hashable, Any]) -> list[Flag]:
+    """Of a DICOM study; those that may be slices of FLAIR are no matter of flags, they refuse it."""
+    count = json.loads(record["dicom"])["facts"].get("unreadable_files", 0) if "dicom" in record else 0
+    if not count:
+        return []
+    reason = f"{count} file(s) beside FLAIR cannot be read (damaged, or no permission); another series may lack images"
+    return [Flag("unreadable files", reason)]
 
 
 def _on_grid(image: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

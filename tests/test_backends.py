@@ -1,6 +1,7 @@
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from monai_lgg.backends import (
     int8,
     load_backend,
     loading,
+    onnx_graphs,
     packages,
     quantize,
     require,
@@ -309,6 +311,25 @@ def test_tensorrt_needs_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(ModuleNotFoundError, match=r"onnxruntime-gpu .* pip install \"monai-lgg\[tensorrt\]\""):
         require("tensorrt")
+
+
+def test_tensorrt_keeps_the_engines_of_each_graph_apart(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for ONNX Runtime notes where TensorRT would keep its engines."""
+    folders: list[Path] = []
+
+    class Session:
+        def __init__(self, graph: bytes, options: object, providers: list[Any]) -> None:
+            folders.append(Path(dict(providers[:1])[packages.TENSORRT]["trt_engine_cache_path"]))
+
+        def get_providers(self) -> list[str]:
+            return [packages.TENSORRT]
+
+    stand_in = SimpleNamespace(SessionOptions=SimpleNamespace, InferenceSession=Session)
+    monkeypatch.setattr(onnx_graphs, "load_onnxruntime", lambda: stand_in)
+    for graph in (b"one", b"two", b"one"):
+        onnxruntime_run({"model.onnx": graph}, "tensorrt", "fp32", torch.device("cuda"))
+    assert folders[0] == folders[2] != folders[1]
+    assert all(folder.is_relative_to(cache) for folder in folders)
 
 
 def test_onnxruntime_that_falls_back_to_the_cpu_is_refused(tmp_path: Path) -> None:

@@ -104,6 +104,22 @@ def test_t1_series_reach_the_network(bundle: Path, tmp_path: Path) -> None:
     assert not {"missing pre", "missing post"} & {flag["name"] for flag in facts["flags"]}
 
 
+def test_unreadable_files_beside_flair_are_a_flag(bundle: Path, tmp_path: Path) -> None:
+    flair(tmp_path / "f")
+    grid = affine_of(PLANES["sagittal"], (30, 30, 12), (1.6, 1.6, 4.0))
+    values = np.random.default_rng(4).integers(100, 900, (30, 30, 12))
+    files = write(tmp_path / "t", values, grid, "pre", number=4, name="MRN0815", PatientName="Smithers^Waylon")
+    files[0].write_bytes(files[0].read_bytes()[:140] + b"\xff" * 60)
+    (result,) = predict(prediction_records(tmp_path), bundle, tmp_path / "out")
+    found = {
+        flag["name"]: flag["reason"]
+        for flag in json.loads((tmp_path / "out" / result.case / "result.json").read_text())["flags"]
+    }
+    assert found["unreadable files"].startswith("1 file(s) beside FLAIR cannot be read")
+    (row,) = rows(tmp_path / "out")
+    assert "unreadable files" in row["flags"].split(";")
+
+
 def test_command_on_an_export_of_many_kinds(bundle: Path, tmp_path: Path) -> None:
     """Several patients below each other in folders with spaces, read-only, with a DICOMDIR and other files among
     them; of the studies one is good, one multi-frame, and the others fail each for its own reason."""

@@ -3,6 +3,7 @@ import errno
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -10,14 +11,18 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from monai.inferers import SimpleInferer
 
 from monai_lgg import inference, saving
-from monai_lgg.backends import BackendError
+from monai_lgg.backends import BackendError, available
 from monai_lgg.bundle import prepare_run
 from monai_lgg.cases import read_labels, read_patients
 from monai_lgg.inference import predict, write_table
+from monai_lgg.inferers import BackendInferer, MirrorInferer
 from monai_lgg.prediction_inputs import prediction_records, sequences_record
 from monai_lgg.saving import measure
+
+FASTEST = next(name for name in ("openvino", "onnxruntime", "torch") if name in available())
 
 
 class BrightFlair(torch.nn.Module):
@@ -404,6 +409,71 @@ def test_no_space_left_stops_and_keeps_finished_cases(
     with pytest.raises(OSError, match="No space left"):
         predict(prediction_records(root), threshold_bundle, out)
     assert sorted(path.name for path in out.iterdir()) == ["a", "results.csv"]
+
+
+def ct_volume() -> np.ndarray:
+    """A head in Hounsfield units: skull 900 +- 150, ventricles 8, grey matter 37, white 28, all with noise of 4."""
+    rng = np.random.default_rng(0)
+    x, y, z = (np.abs(axis - (axis.max() / 2)) for axis in np.indices((64, 64, 12)).astype(float))
+    radius = np.sqrt((x / 22) ** 2 + (y / 28) ** 2 + (z / 9) ** 2)
+    units = np.select([radius < 0.25, radius < 0.65, radius < 0.85], [8.0, 28.0, 37.0], -1000.0)
+    units[radius < 1] += rng.normal(0, 4, (radius < 1).sum())
+    skull = (radius >= 0.85) & (radius < 1)
+    units[skull] = rng.normal(900, 150, skull.sum())
+    return units.round().astype(np.int16)
+
+
+def test_ct_in_hounsfield_units_is_flagged(threshold_bundle: Path, tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Image(ct_volume(), np.diag([3.0, 3.0, 12.0, 1.0])), tmp_path / "ct.nii.gz")
+    (result,) = predict(prediction_records(tmp_path / "ct.nii.gz"), threshold_bundle, tmp_path / "out")
+    assert result.status == "done", result.error
+    flags = {
+        flag["name"]: flag["reason"]
+        for flag in json.loads((tmp_path / "out" / "ct" / "result.json").read_text())["flags"]
+    }
+    assert "as in CT and in no MR" in flags["CT"]
+    (row,) = csv.DictReader((tmp_path / "out" / "results.csv").open())
+    assert "CT" in row["flags"].split(";")
+
+
+def test_a_full_disk_leaves_no_probe_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk an empty file can be made, but not filled."""
+
+    def full(path: Path, content: bytes) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"cannot be written \(No space left on device\); choose another"):
+        inference.check_writable(tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, {"backend": FASTEST, "precision": "fp32"}),
+        ({"backend": "torch"}, {"backend": "torch", "precision": "fp32"}),
+        ({"backend": "torch", "precision": "bf16"}, {"backend": "torch", "precision": "bf16"}),
+    ],
+)
+def test_the_result_says_what_ran_the_network(
+    threshold_bundle: Path, tmp_path: Path, settings: dict[str, str], expected: dict[str, str]
+) -> None:
+    records = prediction_records(write_patient(tmp_path / "in", "a", pattern(32, 64, 1)))
+    assert predict(records, threshold_bundle, tmp_path / "out", settings=settings)[0].status == "done"
+    content = json.loads((tmp_path / "out" / "a" / "result.json").read_text())
+    assert {name: content[name] for name in expected} == expected
+    assert predict(records, threshold_bundle, tmp_path / "out", settings=settings)[0].status == "skipped"
+
+
+def test_what_ran_a_network_without_a_backend_is_unknown() -> None:
+    evaluator = SimpleNamespace(inferer=SimpleInferer(), state=SimpleNamespace(device="cpu"))
+    assert inference.run_by(evaluator) == {"backend": None, "precision": None}
+    evaluator.inferer = MirrorInferer(BackendInferer(SimpleInferer()))
+    assert inference.run_by(evaluator) == {"backend": None, "precision": None}  # no slice yet
+    evaluator.state.device = "cuda:0"
+    assert inference.run_by(evaluator) == {"backend": "torch", "precision": "fp16"}
 
 
 def test_output_that_cannot_be_written(threshold_bundle: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A network as ONNX, and run by ONNX Runtime."""
 
+import hashlib
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -51,6 +52,11 @@ def onnx_files(network: torch.nn.Module, channels: int) -> dict[str, bytes]:
         return {"model.onnx": Path(folder, "model.onnx").read_bytes()}
 
 
+def _engine_folder(files: Mapping[str, bytes]) -> Path:
+    """Of TensorRT's engines: one for each graph and its weights, because TensorRT names engines by the layers alone."""
+    return cache_dir() / "backends" / "tensorrt" / hashlib.sha256(files["model.onnx"]).hexdigest()[:32]
+
+
 def onnxruntime_run(files: Mapping[str, bytes], name: str, precision: str, device: torch.device) -> Run:
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
@@ -59,7 +65,7 @@ def onnxruntime_run(files: Mapping[str, bytes], name: str, precision: str, devic
     wanted = TENSORRT if name == "tensorrt" else _CUDA if device.type == "cuda" else _CPU
     number = {"device_id": device.index or 0}
     providers: dict[str, list[Any]] = {_CPU: [_CPU], _CUDA: [(_CUDA, number)]}
-    engines = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(cache_dir() / "backends" / "tensorrt")}
+    engines = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(_engine_folder(files))}
     half = {"trt_bf16_enable": True} if precision == "bf16" else {}
     providers[TENSORRT] = [(TENSORRT, {**number, **engines, **half}), *providers[_CUDA]]
     session = onnxruntime.InferenceSession(files["model.onnx"], options, providers=providers[wanted])

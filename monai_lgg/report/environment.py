@@ -10,7 +10,10 @@ from typing import Any
 
 from monai_lgg.bundle import OVERRIDES, read_config, stored_settings
 
-_PACKAGES = ("monai-lgg", "monai", "torch", "pytorch-ignite", "numpy", "scipy", "tifffile", "matplotlib")
+_PACKAGES = (
+    "monai-lgg", "monai", "torch", "pytorch-ignite", "openvino", "onnxruntime", "onnxruntime-gpu", "onnx", "numpy",
+    "scipy", "nibabel", "tifffile", "pydicom", "highdicom", "matplotlib",
+)  # fmt: skip
 
 
 def environment() -> dict[str, str]:

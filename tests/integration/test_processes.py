@@ -192,6 +192,9 @@ def test_wheel_holds_the_bundles_and_runs_from_there(tmp_path: Path) -> None:
     assert sorted(path.name for path in configs.iterdir()) == sorted(
         path.name for path in (bundles_dir() / "unet_cosine" / "configs").iterdir()
     )
+    shipped = Path("bundles", "unet_25d", "models")
+    for name in ("model.pt", "split.json", "reference.json", "manifest.json", "NOTICE"):
+        assert (site / "monai_lgg" / shipped / name).read_bytes() == (REPOSITORY / shipped / name).read_bytes()
     for pattern in ("*.py", "*.j2"):
         sources = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "monai_lgg").rglob(pattern)}
         assert sources == {path.relative_to(site) for path in (site / "monai_lgg").rglob(pattern)}

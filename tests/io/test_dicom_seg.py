@@ -7,12 +7,14 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
+from highdicom.base import get_iod_module_map, get_module_attribute_map, get_sop_class_iod_map
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 
 from monai_lgg.io.dicom.seg import Algorithm, write_seg
 from monai_lgg.io.dicom.volume import read_dicom_case
 from monai_lgg.phantom_dicom import PLANES
-from tests.dicom_files import SHAPE, affine_of, change, voxels, write, write_enhanced
+from tests.dicom_files import SHAPE, affine_of, change, dataset, voxels, write, write_enhanced
 
 ALGORITHM = Algorithm("2.5D U-Net for lower-grade glioma", "0.2.0", "ab" * 32, 0.4)
 
@@ -141,6 +143,58 @@ def test_multi_frame_source(tmp_path: Path) -> None:
         uid, number = source_of(group)
         assert uid == source.SOPInstanceUID
         np.testing.assert_array_equal(pixels, source.pixel_array[number - 1] % 2)
+
+
+#: What the README says that a SEG carries over of patient, study and equipment.
+CARRIED = {
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyID", "StudyDate",
+    "StudyTime", "AccessionNumber", "ReferringPhysicianName", "FrameOfReferenceUID", "PositionReferenceIndicator",
+}  # fmt: skip
+SECRET = {"AS": "077Y", "DA": "19431112", "TM": "111213.25", "DT": "19431112111213", "DS": "77.25", "IS": "7725",
+          "UI": "1.2.3.7725", "US": 7725, "UL": 7725, "FD": 77.25, "FL": 77.25, "SL": 7725}  # fmt: skip
+
+
+def filled(path: Path) -> set[str]:
+    """Gives all attributes of patient, study, series and equipment that the file lacks a secret value; their names."""
+    maps = [reader() for reader in (get_sop_class_iod_map, get_iod_module_map, get_module_attribute_map)]
+    names: set[str] = set()
+
+    def edit(data: Dataset) -> None:
+        for module in maps[1][maps[0][data.SOPClassUID]]:
+            if module["ie"] in ("Patient", "Study", "Series", "Equipment"):
+                names.update(item["keyword"] for item in maps[2][module["key"]] if not item["path"])
+        for name in sorted(names):
+            kind = dictionary_VR(name)
+            if name in data or name.startswith("Pixel") or " or " in kind:
+                continue
+            code = dataset(CodeValue="SECRET", CodeMeaning="SECRET", PatientID="SECRET", CodingSchemeDesignator="99X")
+            setattr(data, name, [code] if kind == "SQ" else SECRET.get(kind, "SECRET"))
+
+    change(path, edit)
+    return names
+
+
+@pytest.mark.parametrize("kind", ["single frames", "one enhanced file"])
+def test_of_patient_and_study_only_what_a_pacs_files_by_is_carried_over(tmp_path: Path, kind: str) -> None:
+    """All attributes that the standard has for patient, study, trial, series and equipment are there in the source."""
+    if kind == "single frames":
+        files = write(tmp_path / "s", voxels(), affine_of(PLANES["axial"]), StudyTime="101112")
+    else:
+        files = [tmp_path / "one"]
+        write_enhanced(files[0], voxels(), affine_of(PLANES["axial"]), range(SHAPE[2]))
+    source_names = set.union(*(filled(path) for path in files))
+    assert len(source_names) > 150
+    source = pydicom.dcmread(files[0])
+    assert {"PatientComments", "AdditionalPatientHistory", "StudyDescription", "Allergies", "InstitutionName"} <= {
+        element.keyword for element in source
+    }
+    write_seg(tmp_path / "seg.dcm", marked(voxels()), names(files), ALGORITHM)
+    found = pydicom.dcmread(tmp_path / "seg.dcm")
+    same = {name for name in source_names | CARRIED if name in found and name in source and found[name] == source[name]}
+    assert same == {name for name in CARRIED if name in source}
+    for element in found.iterall():
+        if element.VR != "SQ":
+            assert not any(str(value) in str(element.value) for value in {"SECRET", *SECRET.values()}), element
 
 
 def test_poor_headers(tmp_path: Path) -> None:

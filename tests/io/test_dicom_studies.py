@@ -1,12 +1,16 @@
+import errno
 import json
+import os
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
-from pydicom.uid import generate_uid
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage, generate_uid
 
 from monai_lgg.io.dicom import find_dicom, is_dicom
 from monai_lgg.io.dicom.studies import dicom_records
@@ -223,7 +227,7 @@ def test_two_patients_in_one_study(tmp_path: Path) -> None:
     assert broken(records(tmp_path)[0]) == "files of 2 patients (PatientID) in one study; export it again"
 
 
-def test_damaged_files_are_passed_over_and_told(tmp_path: Path) -> None:
+def test_damaged_files_are_passed_over_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     paths = write(tmp_path / "Doe", voxels(), AXIAL)
     raw = paths[3].read_bytes()
     paths[3].write_bytes(raw[:140] + b"\xff" * 60)
@@ -231,9 +235,140 @@ def test_damaged_files_are_passed_over_and_told(tmp_path: Path) -> None:
         warnings.simplefilter("always")
         (record,) = records(tmp_path)
     assert not warned  # pydicom's would hold the path
+    assert "Doe" not in caplog.text
+    assert "a file: not a readable DICOM file" in caplog.text
     assert "1 slice missing" in broken(record)
     assert "(1 damaged files were passed over)" in broken(record)
     assert "Doe" not in broken(record)
+
+
+def spoil(path: Path, keep: int = 140) -> None:
+    """The beginning stays, and what follows is no element."""
+    path.write_bytes(path.read_bytes()[:keep] + b"\xff" * 60)
+
+
+def cut_before(path: Path, tag: bytes) -> None:
+    raw = path.read_bytes()
+    path.write_bytes(raw[: raw.index(tag)])
+
+
+STUDY, SERIES, SIZE = b"\x20\x00\x0d\x00UI", b"\x20\x00\x0e\x00UI", b"\x28\x00\x10\x00US"
+MAY_BELONG = "1 file(s) that may belong to FLAIR cannot be read (damaged, or no permission), so slices may be missing"
+
+
+@pytest.mark.parametrize("place", [0, -1])
+@pytest.mark.parametrize("damage", ["bytes", "no study", "no series", "no size", "named only", "gone", "no permission"])
+def test_a_lost_slice_at_an_end_of_flair_refuses_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int, damage: str
+) -> None:
+    """The distances between the slices that are left do not tell of it."""
+    folder = tmp_path / "f"
+    paths = write(folder, voxels(), AXIAL)
+    write_t1(tmp_path / "t", 4)
+    assert facts(records(tmp_path)[0])["unreadable_files"] == 0
+    path = paths[place]
+    if damage == "bytes":
+        spoil(path)
+    elif damage in ("no study", "no series", "no size"):
+        cut_before(path, {"no study": STUDY, "no series": SERIES, "no size": SIZE}[damage])
+    elif damage == "named only":
+        path.unlink()
+        (folder / "1.DCM").write_bytes(b"")
+    elif damage == "gone":
+        path.unlink()
+        path.symlink_to(tmp_path / "nowhere")
+    else:
+        monkeypatch.setattr("monai_lgg.io.dicom.open", refusing(open, path), raising=False)
+        monkeypatch.setattr(pydicom, "dcmread", refusing(pydicom.dcmread, path))
+    (record,) = records(tmp_path)
+    expected = "have different sizes" if damage == "no size" else MAY_BELONG
+    assert expected in broken(record)
+    assert str(tmp_path) not in broken(record)
+
+
+def refusing(work: Callable[..., Any], secret: Path) -> Callable[..., Any]:
+    """What opens files, as it is for who may not read one of them (root may)."""
+
+    def refused(path: Any, *args: Any, **options: Any) -> Any:
+        if str(path) == str(secret):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return work(path, *args, **options)
+
+    return refused
+
+
+def test_a_damaged_file_of_another_series_is_counted(tmp_path: Path) -> None:
+    """Told by its header, though it lies beside FLAIR; or by its folder, where its header is lost."""
+    paths = write(tmp_path / "f", voxels(), AXIAL)
+    others = write_t1(tmp_path / "t", 4)
+    spoil(others[0])
+    assert facts(records(tmp_path)[0])["unreadable_files"] == 1
+    cut_before(others[-1], b"\x20\x00\x11\x00IS")  # just behind the UID of its series
+    raw = others[-1].read_bytes()
+    others[-1].unlink()
+    (tmp_path / "f" / "x").write_bytes(raw + b"\xff" * 20)
+    (record,) = records(tmp_path)
+    assert (facts(record)["unreadable_files"], facts(record)["flair"]["images"]) == (2, 7)
+    shutil.copytree(tmp_path / "t", tmp_path / "elsewhere" / "none")
+    for path in (tmp_path / "elsewhere" / "none").iterdir():
+        spoil(path)  # a folder without any readable file
+    assert facts(records(tmp_path)[0])["unreadable_files"] == 8
+    spoil(paths[0])
+    assert MAY_BELONG in broken(records(tmp_path)[0])
+
+
+def test_flair_that_misses_none_of_its_images_is_used(tmp_path: Path) -> None:
+    shutil.copy(write(tmp_path / "f", voxels(), AXIAL, ImagesInAcquisition=7)[0], tmp_path / "f" / "again")
+    spoil(tmp_path / "f" / "again")
+    assert facts(records(tmp_path)[0])["unreadable_files"] == 1
+    shutil.rmtree(tmp_path / "f")
+    write_enhanced(tmp_path / "one", voxels(), AXIAL, range(7))
+    (tmp_path / "two.dcm").write_bytes(b"")
+    assert facts(records(tmp_path)[0])["unreadable_files"] == 1
+
+
+def test_a_file_in_each_folder(tmp_path: Path) -> None:
+    for k, path in enumerate(write(tmp_path / "f", voxels(), AXIAL)):
+        (tmp_path / str(k)).mkdir()
+        shutil.move(path, tmp_path / str(k) / "file")
+    spoil(tmp_path / "6" / "file")
+    assert MAY_BELONG in broken(records(tmp_path)[0])
+
+
+def test_damaged_files_count_for_the_studies_that_they_may_be_of(tmp_path: Path) -> None:
+    for name in ("Doe", "Roe"):
+        write(tmp_path / name, voxels(), AXIAL, name=name)
+        write(tmp_path / name / "t", voxels(4), SAGITTAL, "pre", name=name, number=4)
+    spoil(next((tmp_path / "Roe" / "t").iterdir()))
+    assert sorted(facts(record)["unreadable_files"] for record in records(tmp_path)) == [0, 1]
+    write(tmp_path / "Poe", voxels(), AXIAL, name="Poe")
+    for path in (tmp_path / "Poe").iterdir():
+        cut_before(path, SERIES)  # each still tells its study
+    reasons = [record["broken"] for record in records(tmp_path) if "broken" in record]
+    assert reasons == ["none of its 7 file(s) can be read; export the study again"]
+
+
+def test_what_is_no_image_is_no_loss(tmp_path: Path) -> None:
+    """A DICOMDIR (told by its meta information alone), a damaged report, and what only begins like DICOM."""
+    path = write(tmp_path / "f", voxels(), AXIAL)[0]
+    index = FileDataset("", {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
+    index.file_meta.MediaStorageSOPClassUID, index.file_meta.MediaStorageSOPInstanceUID = (
+        MediaStorageDirectoryStorage, "1.2.3"
+    )  # fmt: skip
+    index.file_meta.TransferSyntaxUID, index.FileSetID = ExplicitVRLittleEndian, "X"
+    index.save_as(tmp_path / "f" / "DICOMDIR", enforce_file_format=True)
+    copy(path, tmp_path / "f" / "report", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11")
+    cut_before(tmp_path / "f" / "report", STUDY)
+    (tmp_path / "f" / "table").write_bytes(b"\x02\x00\x00\x00\x10\x00\x00\x00" + bytes(500))
+    assert facts(records(tmp_path)[0])["unreadable_files"] == 0
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "f", voxels(), AXIAL)
+    write_t1(tmp_path / "t", 4)
+    monkeypatch.setattr(os, "scandir", refusing(os.scandir, tmp_path / "t"))
+    (record,) = records(tmp_path)
+    assert (numbers(record), facts(record)["unreadable_files"]) == ([None, 3, None], 1)
 
 
 def test_multi_frame(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
+import importlib.util
 import json
 import platform
 from pathlib import Path
 
+import nibabel
 import torch
 
 from monai_lgg.report.environment import environment, overrides_of, settings_of
@@ -13,6 +15,9 @@ def test_environment() -> None:
     assert found["Python"] == platform.python_version()
     assert found["processor"].endswith("cores")
     assert all(found.values())
+    for package in ("nibabel", "openvino", "onnxruntime", "onnx", "pydicom", "highdicom"):
+        assert (package in found) is (importlib.util.find_spec(package) is not None)
+    assert found["nibabel"] == nibabel.__version__
 
 
 def test_settings_are_those_in_force_and_no_code_is_run(tmp_path: Path) -> None:

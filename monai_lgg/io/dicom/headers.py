@@ -1,9 +1,10 @@
 """What is needed of a DICOM header, of single-frame and of enhanced multi-frame MR images alike."""
 
+import logging
 import math
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,7 @@ _MODE = threading.RLock()
 @contextmanager
 def unvalidated() -> Iterator[None]:
     """Odd values are kept as they are, and nothing is warned of: warnings quote values and paths, maybe a name."""
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # of a damaged file it says where it lies
     with _MODE, disable_value_validation():
         warnings.filterwarnings("ignore", module="pydicom|highdicom")
         yield
@@ -101,24 +103,27 @@ class Header:
         return self.sop_class in (ENHANCED_MR, LEGACY_ENHANCED_MR)
 
 
-def read_dataset(path: str) -> Dataset:
-    """The whole header without the pixels."""
+def read_dataset(path: str, keywords: Sequence[str]) -> Dataset:
+    """These attributes of the header, at its top level, and no others."""
     with unvalidated():
-        return pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        return pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(keywords))
 
 
 def read_header(path: str) -> Header:
     """Read a file's header.
 
     Raises:
-        ValueError: it is no DICOM file, or damaged. The message does not hold the path.
+        ValueError: it is no DICOM file, or damaged, or an image of no series. The message does not hold the path.
     """
     with unvalidated():
         try:
             data = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
-            return _header(path, data)
+            header = _header(path, data)
         except Exception as error:  # pydicom lets the errors of its parts through
             raise ValueError(f"not a readable DICOM file ({type(error).__name__})") from error
+    if header.is_image and not (header.study and header.series):
+        raise ValueError("an image without StudyInstanceUID or SeriesInstanceUID")
+    return header
 
 
 def _header(path: str, data: Dataset) -> Header:

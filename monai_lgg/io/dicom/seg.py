@@ -26,6 +26,18 @@ _MAY_BE_EMPTY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
     "StudyTime",
 )  # fmt: skip
+#: What a PACS files by, and what places the mask on its images. Nothing else of the source is read, because highdicom
+#: copies all that it knows of the patient, the study, clinical trials and the equipment.
+_CARRIED = (
+    *_MAY_BE_EMPTY, "StudyInstanceUID", "ReferringPhysicianName", "FrameOfReferenceUID", "PositionReferenceIndicator",
+    "SpecificCharacterSet",
+)  # fmt: skip
+_PLACE = (
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "InstanceNumber", "Modality", "Rows",
+    "Columns", "NumberOfFrames", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "ImagePositionPatient",
+    "ImageOrientationPatient", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "DimensionOrganizationSequence", "DimensionIndexSequence",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,10 @@ class Algorithm:
 
 
 def write_seg(path: Path, values: np.ndarray, files: Sequence[str], algorithm: Algorithm) -> None:
-    """Write one segment; the file appears only when whole. It carries patient and study of the source, as it must.
+    """Write one segment; the file appears only when whole.
+
+    Of the source it carries what a PACS files it by (patient's name, id, birth date and sex; study's UID, id, date and
+    time; accession number; referring physician; frame of reference) and nothing else of patient, study or equipment.
 
     Args:
         path: of the new file.
@@ -71,7 +86,7 @@ def write_seg(path: Path, values: np.ndarray, files: Sequence[str], algorithm: A
 
 
 def _source(path: str) -> Dataset:
-    data = read_dataset(path)
+    data = read_dataset(path, [*_CARRIED, *_PLACE])
     for keyword in _MAY_BE_EMPTY:
         if keyword not in data:
             setattr(data, keyword, "")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from monai_lgg.io.dicom.damaged import Damaged, by_study, damaged, may_belong
 from monai_lgg.io.dicom.geometry import Stack, covered, stack
 from monai_lgg.io.dicom.headers import Header, read_header
 from monai_lgg.io.dicom.sequences import has_contrast, in_words, is_derived, is_flair, is_localizer, t1_role
@@ -67,6 +68,9 @@ def dicom_records(
     Files without images (reports, DICOMDIR, segmentations) are passed over; several FLAIR series: the original one
     before one made of it, without contrast medium, axial, of most images, of the lowest number.
 
+    A study is refused when a file that cannot be read may be a slice of its FLAIR: by what is left of the header, or
+    (where nothing is) by lying in a folder with it. Of other unreadable files the facts give the number.
+
     Args:
         files: DICOM files of any number of patients, studies and series, in any order.
         flair_series: names FLAIR where it is not to be found by its parameters: a SeriesInstanceUID, a series number,
@@ -78,18 +82,32 @@ def dicom_records(
         identifiers are kept, ``source`` (hashes of the series).
     """
     studies: dict[str, list[Header]] = defaultdict(list)
-    unreadable = 0
+    lost: list[Damaged] = []
     for path in files:
         try:
             header = read_header(path)
         except ValueError as error:
-            unreadable += 1
-            _log.warning("%s: %s; passed over", path if keep_identifiers else "a file", error)
+            item = damaged(path)
+            if item is not None:
+                lost.append(item)
+                _log.warning("%s: %s; passed over", path if keep_identifiers else "a file", error)
             continue
         if header.study:
             studies[header.study].append(header)
-    records = [_Study(headers, flair_series, keep_identifiers, unreadable).record() for headers in studies.values()]
+    unreadable = by_study(lost, [header for headers in studies.values() for header in headers])
+    records = [
+        _Study(headers, flair_series, keep_identifiers, unreadable.pop(study, [])).record()
+        for study, headers in studies.items()
+    ]
+    records += [_lost_study(study, items, keep_identifiers) for study, items in unreadable.items()]
     return sorted(records, key=lambda record: str(record["case"]))
+
+
+def _lost_study(uid: str, items: Sequence[Damaged], keep_identifiers: bool) -> dict[str, Any]:
+    """A study of which no file can be read, but some still tell that they are of it."""
+    reason = f"none of its {len(items)} file(s) can be read; export the study again"
+    record = {"image": [items[0].path], "case": f"study-{_hash(uid)}", "broken": reason}
+    return record if keep_identifiers else {**record, "source": []}
 
 
 def study_name(header: Header, keep_identifiers: bool) -> str:
@@ -113,7 +131,7 @@ class _Study:
     headers: list[Header]
     flair_series: str | None
     identify: bool
-    unreadable: int
+    unreadable: list[Damaged]
 
     def record(self) -> dict[str, Any]:
         case = study_name(self.headers[0], self.identify)
@@ -128,9 +146,19 @@ class _Study:
         if len(patients) > 1:
             raise ValueError(f"files of {len(patients)} patients (PatientID) in one study; export it again")
 
+    def _check_whole(self, flair: Series) -> None:
+        """A lost first or last slice leaves no gap, so a file that may be one is a reason to refuse the study."""
+        mine = [item for item in self.unreadable if may_belong(item, flair.headers, self.headers)]
+        if mine:
+            raise ValueError(
+                f"{len(mine)} file(s) that may belong to FLAIR cannot be read (damaged, or no permission), so slices "
+                "may be missing; export the study again, or take away what is no FLAIR image"
+            )
+
     def _record(self, case: str) -> dict[str, Any]:
         series = self._series()
         flair = self._flair(series)
+        self._check_whole(flair)
         pre, post, notes = self._companions(series, flair)
         notes = [*flair.notes, *self._end_notes(flair), *notes]
         for note in notes:
@@ -140,7 +168,7 @@ class _Study:
         if pre or post:
             paths = [*(pre or flair).files, *flair.files, *(post or flair).files]
         facts: dict[str, Any] = {name: self._facts(item) if item else None for name, item in chosen.items()}
-        facts["notes"] = notes
+        facts |= {"notes": notes, "unreadable_files": len(self.unreadable)}
         if self.identify:
             facts |= {"patient_id": flair.first.patient, "study_instance_uid": flair.first.study}
         used = [item for item in chosen.values() if item]
@@ -170,20 +198,22 @@ class _Study:
             listed = "; ".join(item.words(self.identify) for item in sorted(series, key=_number))
             what = "no FLAIR" if self.flair_series is None else "no series of the name given by --flair-series"
             raise ValueError(
-                f"{what} among the {len(series)} MR series: {listed}; "
+                f"{what} among the {len(series)} MR series: {listed}{self._lost()}; "
                 "name it with --flair-series (number, UID or a part of the description)"
             )
         good = [item for item in found if isinstance(item.stack, Stack)]
         if not good:
             reasons = "; ".join(f"{item.words(self.identify)}: {item.stack}" for item in found)
-            lost = f" ({self.unreadable} damaged files were passed over)" if self.unreadable else ""
-            raise ValueError(f"FLAIR cannot be used: {reasons}{lost}")
+            raise ValueError(f"FLAIR cannot be used: {reasons}{self._lost()}")
         best, *others = sorted(good, key=_flair_order)
         best.notes += [f"another FLAIR was not used: {item.words(self.identify)}" for item in others]
         for item in found:
             if item not in good:
                 best.notes.append(f"a FLAIR cannot be used: {item.words(self.identify)}: {item.stack}")
         return best
+
+    def _lost(self) -> str:
+        return f" ({len(self.unreadable)} damaged files were passed over)" if self.unreadable else ""
 
     def _is_flair(self, series: Series) -> bool:
         first, name = series.first, self.flair_series
