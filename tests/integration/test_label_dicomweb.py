@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 pytest.importorskip("monailabel", reason="needs MONAI Label, in the environment of 'make label-dicom-test'")
@@ -59,11 +60,16 @@ def server(
     chosen = [word for bundle in bundles for word in ("--bundles", bundle)]
     os.environ["MONAI_LABEL_DICOMWEB_CACHE_EXPIRY"] = "1"
     with LabelServer(
-        root / "server.log", root / "cache", *chosen, "--dicomweb", f"{orthanc.url}/dicom-web", "--no-scoring"
+        root / "server.log", root / "cache", *chosen, "--dicomweb", f"{orthanc.url}/dicom-web"
     ) as running:
         yield running
         assert running.stop() == 0, running.log.read_text()
     del os.environ["MONAI_LABEL_DICOMWEB_CACHE_EXPIRY"]
+
+
+def fetched(server: LabelServer) -> set[str]:
+    """Series in the server's cache."""
+    return {path.name.removesuffix(".nii.gz") for path in (server.log.parent / "cache").glob("*/*.nii.gz")}
 
 
 def truth(volume: np.ndarray) -> np.ndarray:
@@ -79,6 +85,9 @@ def test_series_are_listed_and_labels_become_dicom_seg(
     assert client.info()["datastore"]["total"] == 3
     first = client.next_sample("first", {})["id"]
     assert first == min(series)
+    assert client.info()["models"]  # so that there would be something to score with
+    assert server.send("GET", "/scoring/")[0] == 404  # nothing was asked for, so that no series but one was fetched
+    assert fetched(server) == {first}
     for uid, volume in zip(series, flair, strict=True):
         mask, params = client.infer("threshold", uid, {})
         assert params["voxels"] == truth(volume).sum() > 0
@@ -98,6 +107,25 @@ def test_series_are_listed_and_labels_become_dicom_seg(
     task = server.wait_for("/train/")
     assert task["status"] == "DONE", task["details"]
     assert client.infer("run", first, {})[1]["version"] == 1
+
+
+def test_scoring_goes_on_after_a_series_without_pixels(server: LabelServer, orthanc: Orthanc, tmp_path: Path) -> None:
+    """Runs after the first test, which labels all others."""
+    volume = make_patient(7, seed=3, size=(72, 64), slices=SLICES).image[..., 1].astype(np.uint16) * 8
+    empty = write_series(tmp_path / "empty", volume, "EMPTY")
+    for path in (tmp_path / "empty").glob("*.dcm"):
+        item = pydicom.dcmread(path)
+        del item.PixelData
+        item.save_as(path)
+    whole = write_series(tmp_path / "whole", volume, "WHOLE")
+    for folder in ("empty", "whole"):
+        orthanc.upload(tmp_path / folder)
+    time.sleep(1.5)
+    assert server.post("/scoring/epistemic", {"model": "threshold"})[0] == 200
+    task = server.wait_for("/scoring/")
+    assert task["status"] == "DONE", task["details"]
+    assert any(f"{empty}: is not in the studies" in line for line in task["details"]), task["details"]
+    assert 0 <= server.get(f"/datastore/image/info?image={whole}")["epistemic_entropy"] <= 1
 
 
 def test_an_empty_label_is_refused(server: LabelServer, series: list[str], tmp_path: Path) -> None:

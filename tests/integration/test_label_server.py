@@ -59,6 +59,8 @@ def studies(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(bundles: dict[str, Path], studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelServer]:
     log = tmp_path_factory.mktemp("log") / "server.log"
+    for name in ["oblique", *names(studies)]:  # started where the patients' folders are, which are no images
+        (log.parent / name).mkdir()
     chosen = [word for bundle in bundles.values() for word in ("--bundles", bundle)]
     with LabelServer(log, studies, *chosen, "--no-scoring") as running:
         yield running
@@ -288,7 +290,7 @@ def test_killed_in_training_the_next_start_serves_the_last_whole_version(
 ) -> None:
     studies, models = tmp_path / "studies", tmp_path / "models of mine"
     prepare_studies(phantoms, studies, labelled=3)
-    arguments = (studies, "--bundles", run, "--models", models, "--no-scoring")
+    arguments = (studies.name, "--bundles", run, "--models", models.name, "--no-scoring")  # from where it is started
     with LabelServer(tmp_path / "first.log", *arguments) as server:
         server.client.train_start("run", {"max_epochs": 500})
         wait_for_training(server, models / "run")
