@@ -51,10 +51,12 @@ def start(options: Options, say: Callable[[str], Any]) -> None:
 
     Raises:
         ModuleNotFoundError: MONAI Label is not installed.
-        FileNotFoundError: the studies folder does not exist.
+        FileNotFoundError: the studies folder does not exist; with ``dicomweb`` it is made.
         ValueError: no such bundle, or two of one name.
         OSError: the studies folder cannot be written, or the port is in use.
     """
+    if options.dicomweb is not None:
+        options.studies.mkdir(parents=True, exist_ok=True)  # nothing need be in it
     _check_studies(options.studies)
     roots = [find_bundle(name) for name in options.bundles]
     _check_names(roots)
@@ -99,6 +101,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen()  # or a second server could take the port until this one is loaded
     except OSError as error:
         listening.close()
         raise OSError(
@@ -111,7 +114,7 @@ def _environment(options: Options, roots: Sequence[Path], port: int) -> dict[str
     """Settings of MONAI Label, by which its background processes find them too. Those that are set already stay."""
     studies = options.studies.resolve()
     conf = {
-        "bundles": ",".join(map(str, roots)),
+        "bundles": json.dumps([str(root) for root in roots]),
         "models": str((options.models or studies / "models").resolve()),
     }
     own = {
