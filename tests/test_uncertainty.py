@@ -93,4 +93,5 @@ def test_both_work_in_every_bundle() -> None:
             for method in UNCERTAINTY:
                 found = parser.get_parsed_content(method)(image, network)
                 assert found.shape == plain.shape == (1, 1, 64, 64, 2), (name, method)
-                assert (found - plain).abs().max() > 1e-4, (name, method)
+                change = (found - plain).std() / plain.std()
+                assert change > 0.05, (name, method, change)  # of rounding alone it is 0.003 at most
