@@ -58,7 +58,12 @@ def prepare(
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option("--models", type=FOLDER, help="Folder of the versions that are trained; default models in --studies.")
-@click.option("--no-scoring", is_flag=True, help="Do not measure by itself how unsure a model is of each image.")
+@click.option(
+    "--scoring/--no-scoring",
+    default=None,
+    help="Measure by itself how unsure a model is of each image. [default: yes; with --dicomweb no, because it fetches "
+    "and segments every series of the server]",
+)
 @common_options
 def start(
     studies: Path,
@@ -67,10 +72,10 @@ def start(
     host: str,
     port: int,
     models: Path | None,
-    no_scoring: bool,
+    scoring: bool | None,
     quiet: bool,
 ) -> None:
     """Serve bundles to 3D Slicer, OHIF, CVAT or QuPath by a MONAI Label server. Ctrl-C stops it, with exit code 0."""
     from monai_lgg.label_app.start import Options, start
 
-    start(Options(studies, bundles or ("unet_25d",), dicomweb, host, port, models, not no_scoring), click.echo)
+    start(Options(studies, bundles or ("unet_25d",), dicomweb, host, port, models, scoring), click.echo)

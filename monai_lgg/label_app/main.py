@@ -33,7 +33,7 @@ from monai_lgg.label_app.tasks import (
 )
 from monai_lgg.label_app.versions import Versions
 
-DEFAULT_BUNDLE = "unet_25d"
+DEFAULT_BUNDLES = '["unet_25d"]'
 
 
 class App(MONAILabelApp):
@@ -42,15 +42,17 @@ class App(MONAILabelApp):
     Args:
         app_dir: this folder.
         studies: folder of the images, or URL of a DICOMweb server.
-        conf: ``bundles``, names or folders between commas; ``models``, the folder of the versions that are trained,
+        conf: ``bundles``, a JSON list of names or folders; ``models``, the folder of the versions that are trained,
             by default ``models`` in the studies folder.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
         logging.getLogger("ignite").setLevel(logging.WARNING)  # of a task, viewers show the last lines
         parent = Path(conf.get("models") or Path(studies) / "models")
-        roots = [find_bundle(name.strip()) for name in conf.get("bundles", DEFAULT_BUNDLE).split(",")]
+        roots = [find_bundle(name) for name in json.loads(conf.get("bundles", DEFAULT_BUNDLES))]
         self.models = {root.name: Predictions(Versions(root, parent / root.name)) for root in roots}
+        for model in self.models.values():
+            model.versions.remove_leftovers()
         self.descriptions = {root.name: _description(root) for root in roots}
         super().__init__(
             app_dir=app_dir,

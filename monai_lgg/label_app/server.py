@@ -52,7 +52,7 @@ async def _refuse_early(request: Request, call_next: Callable[[Request], Awaitab
         _check(request.method, request.url.path.strip("/").split("/"))
     except HTTPException as error:
         return JSONResponse({"detail": error.detail}, error.status_code)
-    except ValueError as error:
+    except (FileNotFoundError, ValueError) as error:
         return _answer(request, error)
     return await call_next(request)
 
@@ -64,9 +64,11 @@ def _check(method: str, words: list[str]) -> None:
     group = _NAMES.get(tuple(words[:-1])) if method == "POST" else None
     if group is None or name == "wsi":
         return
-    known = app_instance().info()[group]
+    instance = app_instance()
+    known = instance.models if group == "models" else instance.info()[group]
     if name not in known:
         raise HTTPException(HTTPStatus.NOT_FOUND, f"no {name!r} among the {group}: {', '.join(known) or 'none'}")
+    if group == "models":
+        instance.models[name].versions.latest()  # raises, and says what to do, where there are no weights yet
     if group == "trainers":
-        instance = app_instance()
         instance._trainers[name].check(instance.datastore())

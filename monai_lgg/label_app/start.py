@@ -5,7 +5,9 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import chdir
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -28,7 +30,8 @@ class Options:
         dicomweb: URL of the DICOMweb server that has the images.
         host, port: to listen on.
         models: folder of the versions that are trained; None is ``models`` in the studies folder.
-        scoring: measure by itself how unsure the networks are of unlabelled images.
+        scoring: measure by itself how unsure the networks are of unlabelled images. None does so for a folder; not with
+            ``dicomweb``, where it would fetch every series of the server.
     """
 
     studies: Path
@@ -37,18 +40,23 @@ class Options:
     host: str = "127.0.0.1"
     port: int = 8000
     models: Path | None = None
-    scoring: bool = True
+    scoring: bool | None = None
 
 
 def start(options: Options, say: Callable[[str], Any]) -> None:
-    """Serve until interrupted.
+    """Serve until interrupted, in an empty working directory.
+
+    MONAI Label takes an image's id for a file if there is one of that name, such as a patient's folder, in the working
+    directory.
 
     Raises:
         ModuleNotFoundError: MONAI Label is not installed.
-        FileNotFoundError: the studies folder does not exist.
+        FileNotFoundError: the studies folder does not exist; with ``dicomweb`` it is made.
         ValueError: no such bundle, or two of one name.
         OSError: the studies folder cannot be written, or the port is in use.
     """
+    if options.dicomweb is not None:
+        options.studies.mkdir(parents=True, exist_ok=True)  # nothing need be in it
     _check_studies(options.studies)
     roots = [find_bundle(name) for name in options.bundles]
     _check_names(roots)
@@ -56,7 +64,8 @@ def start(options: Options, say: Callable[[str], Any]) -> None:
     try:
         _check_installed()
         os.environ.update(_environment(options, roots, listening.getsockname()[1]))
-        _serve(options, listening, say)
+        with tempfile.TemporaryDirectory(prefix="monai-lgg-serving-") as empty, chdir(empty):
+            _serve(options, listening, say)
     finally:
         listening.close()
 
@@ -92,6 +101,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen()  # or a second server could take the port until this one is loaded
     except OSError as error:
         listening.close()
         raise OSError(
@@ -104,7 +114,7 @@ def _environment(options: Options, roots: Sequence[Path], port: int) -> dict[str
     """Settings of MONAI Label, by which its background processes find them too. Those that are set already stay."""
     studies = options.studies.resolve()
     conf = {
-        "bundles": ",".join(map(str, roots)),
+        "bundles": json.dumps([str(root) for root in roots]),
         "models": str((options.models or studies / "models").resolve()),
     }
     own = {
@@ -113,8 +123,10 @@ def _environment(options: Options, roots: Sequence[Path], port: int) -> dict[str
         "MONAI_LABEL_APP_CONF": json.dumps(conf),
         "MONAI_LABEL_SERVER_PORT": str(port),
     }
+    if options.scoring is not None:
+        own["MONAI_LABEL_AUTO_UPDATE_SCORING"] = str(options.scoring).lower()
     choices = {
-        "MONAI_LABEL_AUTO_UPDATE_SCORING": str(options.scoring).lower(),
+        "MONAI_LABEL_AUTO_UPDATE_SCORING": str(options.dicomweb is None).lower(),
         "MONAI_LABEL_DATASTORE_FILE_EXT": json.dumps(PATTERNS),
         "MONAI_LABEL_DICOMWEB_CACHE_EXPIRY": "30",  # seconds, after which new series and labels are seen
         "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(studies),
@@ -123,8 +135,12 @@ def _environment(options: Options, roots: Sequence[Path], port: int) -> dict[str
         "MONAI_LABEL_TRACKING_ENABLED": "false",
         "PYTHONPATH": "",  # MONAI Label fails without one
     }
+    chosen = {key: os.environ.get(key, value) for key, value in choices.items()} | own
+    for key in ("MONAI_LABEL_DICOMWEB_CACHE_PATH", "MONAI_LABEL_SESSION_PATH"):
+        chosen[key] = os.path.abspath(chosen[key])  # the server has a working directory of its own
+    chosen["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, filter(None, chosen["PYTHONPATH"].split(os.pathsep))))
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # tools of the environment
-    return own | {key: os.environ.get(key, value) for key, value in choices.items()} | {"PATH": path}
+    return chosen | {"PATH": path}
 
 
 def _serve(options: Options, listening: socket.socket, say: Callable[[str], Any]) -> None:

@@ -136,6 +136,18 @@ def check_label(image: Path, label: Path, name: str) -> int:
         raise ValueError(f"label of {name}: {error}") from error
 
 
+def write_binary(label: Path, folder: Path) -> Path:
+    """Write a label with 1 for whatever is above 0, under its name in a folder; returns the file."""
+    pixels, meta = CaseReader().get_data([str(label)])
+    mask = (pixels[..., 0] > 0).astype(np.uint8)
+    path = folder / label.name
+    if is_nifti(label):
+        write_nifti(path, mask, meta)
+    else:
+        write_tiff(path, mask[..., 0] if mask.shape[2] == 1 else np.moveaxis(mask, 2, 0))
+    return path
+
+
 def _read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Image (X, Y, Z, C), label (X, Y, Z) bool, and the image's affine."""
     for path in (pair.image, pair.label):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.exception import ImageNotFoundException
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.interfaces.tasks.scoring import ScoringMethod
@@ -169,10 +170,13 @@ class UncertaintyScoring(ScoringMethod):
             try:
                 path = Path(datastore.get_image_uri(image))
                 info[f"{self.method}_entropy"] = predictions.entropy(path, self.method, version, device)
-            except (OSError, ValueError) as error:  # it comes last in the strategy, and stops no other
-                _log.warning(f"{image}: {error}")
-                info |= {f"{self.method}_entropy": 0.0, f"{self.method}_error": str(error)}
-            datastore.update_image_info(image, info)
+            except Exception as error:  # it comes last in the strategy, and stops no other
+                _log.warning(f"{image}: {_reason(error)}")
+                info |= {f"{self.method}_entropy": 0.0, f"{self.method}_error": _reason(error)}
+            try:
+                datastore.update_image_info(image, info)
+            except ImageNotFoundException:  # a series that could not be fetched, or a file that is gone by now
+                _log.warning(f"{image}: is not in the studies, so its score is not kept")
             result[image] = info
         return result
 
@@ -180,6 +184,12 @@ class UncertaintyScoring(ScoringMethod):
         if name is not None and name not in self.models:
             raise ValueError(f"no model {name!r}; served are: {', '.join(self.models)}")
         return self.models[name] if name is not None else next(iter(self.models.values()))
+
+
+def _reason(error: Exception) -> str:
+    """MONAI Label's own errors have an empty text."""
+    cause = deepest(error)
+    return str(getattr(cause, "msg", None) or cause) or type(cause).__name__
 
 
 def _made_by(versions: Versions, version: int) -> str:

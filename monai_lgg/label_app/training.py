@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -76,8 +75,7 @@ def train_version(versions: Versions, pairs: Sequence[Pair], plan: Plan) -> dict
     facts: dict[str, Any] = {}
 
     def make(run: Path) -> None:
-        with tempfile.TemporaryDirectory(prefix="monai-lgg-training-") as folder:
-            root = Path(folder) / "patients"
+        with versions.scans() as root:
             names, failed = export_patients(pairs, root)
             _check_usable(names, failed)
             facts.update(_train(versions, root, run, plan), left_out=failed)

@@ -3,14 +3,15 @@
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 WEIGHTS = Path("models") / "model.pt"
 #: In the folder of a version: from what and on what it was trained.
 FACTS = "version.json"
-#: A training that is not whole yet, with the id of its process.
-_PARTIAL = re.compile(r"^\.\d+\.(?P<process>\d+)\.partial$")
+#: A training that is not whole yet, or the copy of the scans that it learns from, with the id of its process.
+_PARTIAL = re.compile(r"^\.(\d+|scans)\.(?P<process>\d+)\.partial$")
 
 
 class Versions:
@@ -66,7 +67,7 @@ class Versions:
             Its number.
         """
         self.parent.mkdir(parents=True, exist_ok=True)
-        self._remove_leftovers()
+        self.remove_leftovers()
         number = max(self.numbers(), default=0) + 1
         partial = self.parent / f".{number}.{os.getpid()}.partial"
         try:
@@ -84,16 +85,27 @@ class Versions:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    @property
-    def _exists(self) -> bool:
-        return self.parent.is_dir()
+    @contextmanager
+    def scans(self) -> Iterator[Path]:
+        """A new folder for copies of scans; what a killed process leaves is removed by :meth:`remove_leftovers`."""
+        folder = self.parent / f".scans.{os.getpid()}.partial"
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that had the same id
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def _remove_leftovers(self) -> None:
-        """Of trainings that were killed."""
-        for path in self.parent.iterdir():
+    def remove_leftovers(self) -> None:
+        """Of trainings that were killed, copies of scans among them."""
+        for path in self.parent.iterdir() if self._exists else ():
             match = _PARTIAL.match(path.name)
             if match and not _is_alive(int(match["process"])):
                 shutil.rmtree(path, ignore_errors=True)
+
+    @property
+    def _exists(self) -> bool:
+        return self.parent.is_dir()
 
 
 def _is_alive(process: int) -> bool:

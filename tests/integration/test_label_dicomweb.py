@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 pytest.importorskip("monailabel", reason="needs MONAI Label, in the environment of 'make label-dicom-test'")
@@ -58,12 +60,24 @@ def server(
     bundles = [run, threshold_bundle(root / "threshold")]
     chosen = [word for bundle in bundles for word in ("--bundles", bundle)]
     os.environ["MONAI_LABEL_DICOMWEB_CACHE_EXPIRY"] = "1"
-    with LabelServer(
-        root / "server.log", root / "cache", *chosen, "--dicomweb", f"{orthanc.url}/dicom-web", "--no-scoring"
-    ) as running:
+    with LabelServer(root / "server.log", root / "cache", *chosen, "--dicomweb", f"{orthanc.url}/dicom-web") as running:
         yield running
         assert running.stop() == 0, running.log.read_text()
     del os.environ["MONAI_LABEL_DICOMWEB_CACHE_EXPIRY"]
+
+
+def fetched(server: LabelServer) -> set[str]:
+    """Series in the server's cache."""
+    return {path.name.removesuffix(".nii.gz") for path in (server.log.parent / "cache").glob("*/*.nii.gz")}
+
+
+def with_values(mask: Path, path: Path, values: tuple[int, ...]) -> str:
+    """The mask with these values in turn in place of 1, as viewers number their segments."""
+    image = nib.load(mask)
+    voxels = np.asanyarray(image.dataobj).astype(np.uint8)
+    voxels[voxels > 0] = np.resize(values, np.count_nonzero(voxels))
+    nib.save(nib.Nifti1Image(voxels, image.affine, image.header), path)
+    return str(path)
 
 
 def truth(volume: np.ndarray) -> np.ndarray:
@@ -79,10 +93,13 @@ def test_series_are_listed_and_labels_become_dicom_seg(
     assert client.info()["datastore"]["total"] == 3
     first = client.next_sample("first", {})["id"]
     assert first == min(series)
-    for uid, volume in zip(series, flair, strict=True):
-        mask, params = client.infer("threshold", uid, {})
+    assert client.info()["models"]  # so that there would be something to score with
+    assert server.send("GET", "/scoring/")[0] == 404  # nothing was asked for, so that no series but one was fetched
+    assert fetched(server) == {first}
+    for k, (uid, volume) in enumerate(zip(series, flair, strict=True)):
+        mask, params = client.infer("threshold", uid, {"save_label": True})
         assert params["voxels"] == truth(volume).sum() > 0
-        client.save_label(uid, mask)
+        client.save_label(uid, with_values(Path(mask), tmp_path / f"{k}.nii.gz", [(1,), (255,), (2, 7)][k]))
     found = {item.ReferencedSeriesSequence[0].SeriesInstanceUID: item for item in orthanc.segmentations()}
     assert set(found) == set(series)
     for uid, volume in zip(series, flair, strict=True):
@@ -94,14 +111,37 @@ def test_series_are_listed_and_labels_become_dicom_seg(
         assert (segment.SegmentAlgorithmType, segment.SegmentAlgorithmName) == ("SEMIAUTOMATIC", "monai-lgg")
     time.sleep(1.5)  # for what the server keeps in mind of Orthanc
     assert client.next_sample("first", {}) == {}
+    for method in ("dice", "sum"):
+        assert server.post(f"/scoring/{method}?run_sync=true")[0] == 200
+    for uid, volume in zip(series, flair, strict=True):
+        assert server.get(f"/datastore/image/info?image={uid}")["dice"] == 1
+        assert server.get(f"/datastore/label/info?label={uid}&tag=final")["sum"] == truth(volume).sum()
     client.train_start("run", {"max_epochs": 1})
     task = server.wait_for("/train/")
     assert task["status"] == "DONE", task["details"]
     assert client.infer("run", first, {})[1]["version"] == 1
 
 
+def test_scoring_goes_on_after_a_series_without_pixels(server: LabelServer, orthanc: Orthanc, tmp_path: Path) -> None:
+    """Runs after the first test, which labels all others."""
+    volume = make_patient(7, seed=3, size=(72, 64), slices=SLICES).image[..., 1].astype(np.uint16) * 8
+    empty = write_series(tmp_path / "empty", volume, "EMPTY")
+    for path in (tmp_path / "empty").glob("*.dcm"):
+        item = pydicom.dcmread(path)
+        del item.PixelData
+        item.save_as(path)
+    whole = write_series(tmp_path / "whole", volume, "WHOLE")
+    for folder in ("empty", "whole"):
+        orthanc.upload(tmp_path / folder)
+    time.sleep(1.5)
+    assert server.post("/scoring/epistemic", {"model": "threshold"})[0] == 200
+    task = server.wait_for("/scoring/")
+    assert task["status"] == "DONE", task["details"]
+    assert any(f"{empty}: is not in the studies" in line for line in task["details"]), task["details"]
+    assert 0 <= server.get(f"/datastore/image/info?image={whole}")["epistemic_entropy"] <= 1
+
+
 def test_an_empty_label_is_refused(server: LabelServer, series: list[str], tmp_path: Path) -> None:
-    import nibabel as nib
     from monailabel.client.client import MONAILabelClientException
 
     mask, _ = server.client.infer("threshold", series[0], {})

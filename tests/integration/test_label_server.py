@@ -59,6 +59,8 @@ def studies(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(bundles: dict[str, Path], studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelServer]:
     log = tmp_path_factory.mktemp("log") / "server.log"
+    for name in ["oblique", *names(studies)]:  # started where the patients' folders are, which are no images
+        (log.parent / name).mkdir()
     chosen = [word for bundle in bundles.values() for word in ("--bundles", bundle)]
     with LabelServer(log, studies, *chosen, "--no-scoring") as running:
         yield running
@@ -139,13 +141,16 @@ def test_twenty_at_once_are_all_right(
     server: LabelServer, bundles: dict[str, Path], studies: Path, tmp_path: Path
 ) -> None:
     chosen = names(studies)
-    predict(prediction_records([studies / f"{name}.nii.gz" for name in chosen]), bundles["run"], tmp_path)
+    predict(prediction_records([studies / f"{name}.nii.gz" for name in chosen]), bundles["threshold"], tmp_path)
+    expected = {name: voxels(tmp_path / name / f"{name}_mask.nii.gz") for name in chosen}
+    assert all(mask.any() for mask in expected.values())
+    assert len({mask.tobytes() for mask in expected.values()}) == len(chosen)
     asked = [chosen[k % len(chosen)] for k in range(20)]
     client = server.client
     with ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(lambda name: client.infer("run", name, {"version": "0"}), asked))
+        answers = list(pool.map(lambda name: client.infer("threshold", name, {"version": "0"}), asked))
     for name, (path, params) in zip(asked, answers, strict=True):
-        np.testing.assert_array_equal(voxels(path), voxels(tmp_path / name / f"{name}_mask.nii.gz"), err_msg=name)
+        np.testing.assert_array_equal(voxels(path), expected[name], err_msg=name)
         assert params["version"] == 0
 
 
@@ -288,7 +293,7 @@ def test_killed_in_training_the_next_start_serves_the_last_whole_version(
 ) -> None:
     studies, models = tmp_path / "studies", tmp_path / "models of mine"
     prepare_studies(phantoms, studies, labelled=3)
-    arguments = (studies, "--bundles", run, "--models", models, "--no-scoring")
+    arguments = (studies.name, "--bundles", run, "--models", models.name, "--no-scoring")  # from where it is started
     with LabelServer(tmp_path / "first.log", *arguments) as server:
         server.client.train_start("run", {"max_epochs": 500})
         wait_for_training(server, models / "run")
@@ -322,6 +327,36 @@ def test_an_empty_folder_that_is_filled_while_it_is_served(run: Path, phantoms: 
         assert server.client.info()["datastore"]["total"] == 10
         assert server.client.next_sample("first", {})["id"] == names(studies)[1]
         assert server.stop() == 0, server.log.read_text()
+
+
+def test_files_that_are_renamed_and_removed_while_they_are_served(run: Path, phantoms: Path, tmp_path: Path) -> None:
+    """As rsync and others write, and with nothing after it that would make the server look again."""
+    prepare_studies(phantoms, tmp_path / "source", labelled=1)
+    image = names(tmp_path / "source")[0]
+    studies = tmp_path / "studies"
+    (studies / LABELS).mkdir(parents=True)
+    untrained = shutil.copytree(run, tmp_path / "untrained", ignore=shutil.ignore_patterns("model.pt"))
+
+    def wait_until(total: int, completed: int) -> None:
+        deadline = time.monotonic() + PATIENCE / 4
+        while (found := server.client.info()["datastore"])["total"] != total or found["completed"] != completed:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.2)
+
+    with LabelServer(tmp_path / "server.log", studies, "--bundles", untrained, "--no-scoring") as server:
+        for folder, counts in ((Path(), (1, 0)), (LABELS, (1, 1))):
+            hidden = studies / folder / f".{image}.part"
+            shutil.copyfile(tmp_path / "source" / folder / f"{image}.nii.gz", hidden)
+            time.sleep(1)
+            hidden.rename(studies / folder / f"{image}.nii.gz")
+            wait_until(*counts)
+        status, answer = server.post(f"/infer/untrained?image={image}")
+        assert (status, "model untrained has no weights yet; label images and train it" in answer["detail"]) == (
+            404,
+            True,
+        )
+        (studies / f"{image}.nii.gz").unlink()
+        wait_until(0, 0)
 
 
 def test_without_any_network_but_loopback(run: Path, phantoms: Path, tmp_path: Path) -> None:

@@ -56,6 +56,21 @@ def test_leftovers_of_a_killed_training_are_no_version_and_go_with_the_next(vers
     assert sorted(path.name for path in versions.parent.iterdir()) == [other.name, "1"]
 
 
+def test_copies_of_scans_go_with_their_training_or_with_the_next_start(versions: Versions) -> None:
+    with versions.scans() as folder:
+        assert folder.parent == versions.parent
+        write(folder, "scan")
+    assert not folder.exists()
+    code = "import os, sys, pathlib; from monai_lgg.label_app.versions import Versions\n"
+    code += "with Versions(*map(pathlib.Path, sys.argv[1:])).scans() as folder: os.kill(os.getpid(), 9)"
+    words = [sys.executable, "-c", code, str(versions.bundle), str(versions.parent)]
+    assert subprocess.run(words, cwd=Path(__file__).parents[2]).returncode == -9
+    assert len(list(versions.parent.iterdir())) == 1
+    with versions.scans() as own:
+        versions.remove_leftovers()
+        assert list(versions.parent.iterdir()) == [own]
+
+
 def test_two_trainings_at_once_add_two_versions(versions: Versions) -> None:
     def slow(folder: Path) -> None:
         write(folder, "slow")
