@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder in the public layout, with masks")
     parser.add_argument("--split", type=Path, help="split file; default the run's own")
     parser.add_argument("--part", choices=("test", "validation", "train", "all"), default="test")
-    parser.add_argument("--fold", type=int, default=0)
+    parser.add_argument("--fold", type=int, help="of the split; default the run's own")
     parser.add_argument("--patients", type=int, help="so many, evenly spaced over the names; default all of the part")
     parser.add_argument("--only", action="append", metavar="NAME", help="a perturbation; may be repeated; default all")
     parser.add_argument("--device", default="auto")
@@ -29,13 +29,13 @@ def main() -> None:
 def run(args: argparse.Namespace) -> None:
     from tqdm import tqdm  # imported here, so that --help answers at once
 
-    from monai_lgg.bundle import find_bundle
+    from monai_lgg.bundle import find_bundle, stored_settings
     from monai_lgg.robustness import chosen_patients, measure_robustness
 
     bundle = find_bundle(args.bundle)
-    names = chosen_patients(
-        args.data, args.split or bundle / "eval" / "split.json", args.part, args.fold, args.patients
-    )
+    fold = stored_settings(bundle).get("fold", 0) if args.fold is None else args.fold
+    split = args.split or bundle / "eval" / "split.json"
+    names = chosen_patients(args.data, split, args.part, fold, args.patients)
     measure_robustness(
         bundle,
         args.data,
