@@ -143,6 +143,26 @@ def test_preprocessing_gives_what_the_network_takes(bundle: Path, phantoms: Path
     assert image.max() - image.min() > 0.5 * (high - low)
 
 
+def test_validation_has_the_loss_of_training_over_whole_patients(bundle: Path, phantoms: Path, tmp_path: Path) -> None:
+    """Dice over all voxels of a patient, and their cross-entropy where the recipe has it, from the logits."""
+    parser = read_config([bundle / "configs" / "train.json"])
+    changes = {"bundle_root": str(bundle), "dataset_dir": str(phantoms), "output_dir": str(tmp_path), "amp": False}
+    no_files = {"best_model#save": False, "early_stopping_patience": 0, "is_main": False, "show_progress": False}
+    for key, value in {**changes, **no_files, "image_size": [64, 64], "pretrained_weights": None}.items():
+        parser[key] = value
+    evaluator = parser.get_parsed_content("validate#evaluator")
+    evaluator.run()
+    inferer, network, expected = parser.get_parsed_content("slice_inferer"), evaluator.network.eval(), []
+    for item in parser.get_parsed_content("validate#dataset"):
+        with torch.no_grad():
+            logits = inferer(item["image"][None], network)[0].double()
+        p, y = logits.sigmoid(), item["label"].double()
+        expected.append(1 - (2 * (p * y).sum() + 1) / (p.sum() + y.sum() + 1))
+        if parser["loss"]["_target_"] == "DiceCELoss":
+            expected[-1] -= (y * p.log() + (1 - y) * (1 - p).log()).mean()
+    assert evaluator.state.metrics["val_loss"] == pytest.approx(float(sum(expected) / len(expected)), rel=1e-4)
+
+
 def test_no_metric_hides_false_positives(bundle: Path) -> None:
     text = (bundle / "configs" / "train.json").read_text()
     assert '"ignore_empty": true' not in text.lower()

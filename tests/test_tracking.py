@@ -61,7 +61,7 @@ def test_interrupted_training_is_one_run_with_all_its_figures(
     train()
     (run,) = runs_of(mlflow, tmp_path)
     assert (run.info.run_name, run.info.status) == ("first", "FINISHED")
-    for name in ("train_loss_epoch", "train_slice_dice", "train_slice_iou", "val_mean_dice", "val_mean_iou",
+    for name in ("train_loss_epoch", "train_slice_dice", "train_slice_iou", "val_mean_dice", "val_mean_iou", "val_loss",
                  "learning_rate", "slices_per_second"):  # fmt: skip
         assert [step for step, _ in history(mlflow, tmp_path, run, name)] == [1, 2], name
     assert history(mlflow, tmp_path, run, "learning_rate")[0][1] == pytest.approx(1e-3)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 #: Title of a panel -> tag of each line -> its name.
 PANELS = {
-    "Training loss": {"train_loss_epoch": "mean of the epoch"},
+    "Loss": {"train_loss_epoch": "training", "val_loss": "validation"},
     "Validation": {"val_mean_dice": "mean Dice", "val_mean_iou": "mean IoU"},
     "Learning rate": {"learning_rate": "learning rate"},
 }

@@ -167,7 +167,8 @@ def test_tensorboard_has_what_people_watch(run: Path) -> None:
     points = points_of(run)
     assert [step for step, _ in points["train_loss"]] == [1, 2, 3, 4, 5, 6]  # iterations, three an epoch
     of_an_epoch = ["train_loss_epoch", "learning_rate", "slices_per_second", "train_slice_dice", "train_slice_iou",
-                   "val_mean_dice", "val_mean_iou", "kept_model/epoch", "dice_per_patient", "validation"]  # fmt: skip
+                   "val_mean_dice", "val_mean_iou", "val_loss", "kept_model/epoch", "dice_per_patient",
+                   "validation"]  # fmt: skip
     for tag in of_an_epoch:
         assert [step for step, _ in points[tag]] == [1, 2], tag
     (validated,) = read_split(run / "eval" / "split.json").part("validation")

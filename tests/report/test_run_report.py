@@ -174,7 +174,7 @@ def test_every_patient_is_there_and_sortable(reported: Path, page: Any) -> None:
 def test_cases_and_charts(reported: Path, page: Any) -> None:
     pooled = summary_of(reported)["pooled"]
     alts = [image["alt"] for image in page.all("img")]
-    starts = ("Dice of each patient", "Training loss by epoch", "Validation by epoch", "Reliability diagram",
+    starts = ("Dice of each patient", "Loss by epoch", "Validation by epoch", "Reliability diagram",
               f"ROC curve of all pixels, area {pooled['roc_auc']:.3f}",
               f"Precision-recall curve of all pixels, area {pooled['pr_auc']:.3f}")  # fmt: skip
     for start in starts:
