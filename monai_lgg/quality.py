@@ -167,7 +167,7 @@ def _missing(image: np.ndarray) -> list[Flag]:
         return []
     equal = {"pre": np.array_equal(image[0], image[FLAIR]), "post": np.array_equal(image[2], image[FLAIR])}
     return [
-        Flag(f"missing {name}", f"no {name}-contrast sequence: FLAIR stands in for it")
+        Flag(f"missing {name}", f"no {name}-contrast sequence, or one of a single grey: FLAIR stands in for it")
         for name, missing in equal.items()
         if missing
     ]

@@ -20,6 +20,7 @@ LUMA = (0.299, 0.587, 0.114)
 class ThreeSequencesd(MapTransform):
     """Makes (pre-contrast, FLAIR, post-contrast) of an image: FLAIR alone is repeated, as the data's authors did.
 
+    A volume's contrast sequence that is one grey throughout, as exports leave one that is missing, becomes FLAIR too.
     The record's ``missing_sequences`` then says which were missing, that is equal to FLAIR: empty, ``pre``, ``post`` or
     ``pre+post``. For a slice it speaks of that slice alone, in which all three may be black.
 
@@ -38,10 +39,24 @@ class ThreeSequencesd(MapTransform):
                     f"{_name(record, key)}: {image.shape[0]} channels; give 1 (FLAIR) or 3 (pre-contrast, FLAIR, "
                     "post-contrast)"
                 )
+            record[key] = _filled(record[key])
             pre, flair, post = record[key]
             equal = {"pre": torch.equal(pre, flair), "post": torch.equal(post, flair)}
             record["missing_sequences"] = "+".join(name for name, missing in equal.items() if missing)
         return record
+
+
+def _filled(image: torch.Tensor) -> torch.Tensor:
+    """A volume (3, H, W, D) with FLAIR where another sequence is of one grey; a slice (3, H, W) as it is."""
+    if image.ndim == 3:
+        return image
+    pre, flair, post = (bool(channel.min() == channel.max()) for channel in map(np.asarray, image))
+    if flair or not (pre or post):
+        return image
+    filled = image.clone()
+    for channel in [0] * pre + [2] * post:
+        filled[channel] = image[1]
+    return filled
 
 
 class ScaleVolumeIntensityd(MapTransform):

@@ -48,6 +48,30 @@ def test_missing_sequences_are_noted(sequences: list[int], missing: str, meta: b
     assert record["missing_sequences"] == missing
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float64])
+@pytest.mark.parametrize(("grey", "missing"), [((0,), "pre"), ((2,), "post"), ((0, 2), "pre+post")])
+def test_flair_stands_in_for_a_sequence_of_one_grey(dtype: torch.dtype, grey: tuple[int, ...], missing: str) -> None:
+    image = MetaTensor(torch.arange(36).reshape(3, 2, 3, 2).to(dtype), affine=torch.diag(torch.tensor([2.0, 3, 4, 1])))
+    for channel in grey:
+        image[channel] = 7
+    given = image.clone()
+    record = ThreeSequencesd("image")({"image": image})
+    assert record["missing_sequences"] == missing
+    for channel in range(3):
+        assert torch.equal(record["image"][channel], given[1 if channel in grey else channel])
+    assert torch.equal(record["image"].affine, given.affine)
+    assert torch.equal(image, given)  # what was read may be kept elsewhere
+
+
+def test_black_slices_and_scans_of_one_grey_stay() -> None:
+    black = torch.zeros(3, 2, 3)
+    black[1, 1, 1] = 1
+    assert ThreeSequencesd("image")({"image": black})["image"] is black
+    volume = torch.zeros(3, 2, 3, 2)
+    volume[0, 1] = 1
+    assert ThreeSequencesd("image")({"image": volume})["image"] is volume
+
+
 def test_one_other_pixel_is_a_sequence_of_its_own() -> None:
     image = torch.ones(3, 4, 4)
     image[0, 3, 3] = 2

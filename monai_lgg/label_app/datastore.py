@@ -1,16 +1,27 @@
 """MONAI Label's stores of images, a folder or a DICOMweb server, with labels checked before they are kept."""
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from cachetools import TTLCache, cached
+from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.exception import ImageNotFoundException
+from pydicom.dataset import Dataset
 
+from monai_lgg.errors import deepest
+from monai_lgg.io.nifti import write_nifti
+from monai_lgg.io.reader import CaseReader
+from monai_lgg.label_app.segmentations import Drawn, drawn_tumour, mask_of
 from monai_lgg.label_app.studies import check_label, write_binary
+
+_log = logging.getLogger(__name__)
 
 #: How a DICOM SEG names its segment, in the terms of dcmqi. MONAI Label itself would code any name as the spleen.
 SEGMENT = {
@@ -59,7 +70,11 @@ class StudiesDatastore(LocalDatastore):
 
 
 class SeriesDatastore(DICOMWebDatastore):
-    """MR series of a DICOMweb server; finished labels are stored there as DICOM SEG."""
+    """MR series of a DICOMweb server; finished labels are stored there as DICOM SEG.
+
+    The newest tumour that people drew on a series, here or in another viewer, is its label; masks of networks that
+    nobody touched are none (:func:`monai_lgg.label_app.segmentations.drawn_tumour`).
+    """
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
         """The file of a label, for which MONAI Label gives the id of its image, or of a SEG series with its image."""
@@ -68,6 +83,55 @@ class SeriesDatastore(DICOMWebDatastore):
             if kept:
                 return kept
         return str(super().get_label_uri(label_id, label_tag, image_id))
+
+    @cached(cache=TTLCache(maxsize=16, ttl=settings.MONAI_LABEL_DICOMWEB_CACHE_EXPIRY))
+    def get_labeled_images(self, label_tag: str | None = None, labels: Sequence[str] | None = None) -> list[str]:
+        """The series with a label; all others are offered as the next sample."""
+        return list(self._drawn())
+
+    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
+        """Series and their labels as files, brought up to date first; a label that cannot be used is told of."""
+        drawn = self._drawn()
+        for image in set(LocalDatastore.get_labeled_images(self)) - set(drawn):
+            LocalDatastore.remove_label(self, image, DefaultLabelTag.FINAL)  # its SEG was removed from the server
+        for image, label in drawn.items():
+            try:
+                self._fetch(label)
+            except Exception as error:
+                _log.warning(f"label {label.series} of {image} cannot be used: {deepest(error)}")
+        return list(LocalDatastore.datalist(self, full_path))
+
+    def _drawn(self) -> dict[str, Drawn]:
+        """Of each series the newest label on the server."""
+        images, newest = set(self.list_images()), dict[str, Drawn]()
+        for found in self._client.search_for_series(search_filters={"Modality": "SEG"}):
+            item = Dataset.from_json(found)
+            series = str(item.SeriesInstanceUID)
+            try:
+                metadata = self._client.retrieve_series_metadata(str(item.StudyInstanceUID), series)
+                labels = [drawn_tumour(Dataset.from_json(instance)) for instance in metadata]
+            except Exception as error:
+                _log.warning(f"segmentation {series} cannot be used: {deepest(error)}")
+                continue
+            for label in labels:
+                known = newest.get(label.image) if label else None
+                if label and label.image in images and (known is None or label.time > known.time):
+                    newest[label.image] = label
+        return newest
+
+    def _fetch(self, label: Drawn) -> None:
+        """Keep a label of the server as the file that training reads, in place of an older one."""
+        kept = LocalDatastore.get_label_info(self, label.image, DefaultLabelTag.FINAL)
+        if kept.get("SeriesInstanceUID") == label.series:
+            return
+        pixels, meta = CaseReader().get_data([self.get_image_uri(label.image)])
+        data = self._client.retrieve_instance(label.study, label.series, label.instance)
+        mask = mask_of(data, label.segments, pixels.shape[:3], meta["affine"])
+        with tempfile.TemporaryDirectory(prefix="monai-lgg-label-") as folder:
+            path = Path(folder) / f"{label.image}.nii.gz"
+            write_nifti(path, mask.astype(np.uint8), meta)
+            info = {"SeriesInstanceUID": label.series}
+            LocalDatastore.save_label(self, label.image, str(path), DefaultLabelTag.FINAL, info)
 
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""

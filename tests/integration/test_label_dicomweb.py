@@ -1,5 +1,6 @@
 """The label server on top of a DICOMweb server (Orthanc), and the OHIF viewer that it serves."""
 
+import copy
 import os
 import shutil
 import socket
@@ -12,12 +13,15 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
+from pydicom.uid import generate_uid
+from scipy import ndimage
 
 pytest.importorskip("monailabel", reason="needs MONAI Label, in the environment of 'make label-dicom-test'")
 
 from monai_lgg.cases import intensity_range
 from monai_lgg.phantom import make_patient
-from tests.dicom_series import PLUGIN, Orthanc, mask_of, write_series
+from tests.dicom_series import ORIGIN, PLUGIN, SPACING, Orthanc, mask_of, write_series
 from tests.label_server import LabelServer, threshold_bundle
 
 if shutil.which("Orthanc") is None or not PLUGIN.exists():
@@ -80,6 +84,27 @@ def with_values(mask: Path, path: Path, values: tuple[int, ...]) -> str:
     return str(path)
 
 
+def stored_by_a_viewer(orthanc: Orthanc, source: pydicom.Dataset, folder: Path, kind: str, **other: str) -> str:
+    """A later copy of a stored SEG, coded as OHIF does, without its first frame; returns its SeriesInstanceUID."""
+    item = copy.deepcopy(source)
+    item.SeriesInstanceUID, item.SOPInstanceUID = generate_uid(), generate_uid()
+    item.file_meta.MediaStorageSOPInstanceUID = item.SOPInstanceUID
+    item.ContentDate = "20990101"
+    segment = item.SegmentSequence[0]
+    segment.SegmentAlgorithmType = kind
+    segment.SegmentedPropertyTypeCodeSequence[0].CodeValue = "T-D0050"
+    frames = item.pixel_array.reshape(-1, item.Rows, item.Columns).copy()
+    frames[0] = 0
+    packed = np.packbits(frames.ravel(), bitorder="little").tobytes()
+    item.PixelData = packed + b"\0" * (len(packed) % 2)
+    for name, value in other.items():
+        setattr(item, name, value)
+    folder.mkdir()
+    item.save_as(folder / "seg.dcm", write_like_original=False)
+    orthanc.upload(folder)
+    return str(item.SeriesInstanceUID)
+
+
 def truth(volume: np.ndarray) -> np.ndarray:
     """What the network of the threshold bundle finds, by plain arithmetic."""
     low, high = intensity_range(volume)
@@ -122,6 +147,30 @@ def test_series_are_listed_and_labels_become_dicom_seg(
     assert client.infer("run", first, {})[1]["version"] == 1
 
 
+def test_labels_drawn_in_another_viewer_are_learnt_from(
+    server: LabelServer, orthanc: Orthanc, series: list[str], flair: list[np.ndarray], tmp_path: Path
+) -> None:
+    """Runs after the first test, whose labels are replaced in the first series, and not in the others."""
+    stored = {item.ReferencedSeriesSequence[0].SeriesInstanceUID: item for item in orthanc.segmentations()}
+    drawn = stored_by_a_viewer(orthanc, stored[series[0]], tmp_path / "drawn", "MANUAL")
+    stored_by_a_viewer(orthanc, stored[series[1]], tmp_path / "automatic", "AUTOMATIC")
+    broken = stored_by_a_viewer(orthanc, stored[series[2]], tmp_path / "broken", "MANUAL", PixelData=b"\0\0")
+    pairs = {Path(pair["image"]).name: pair["label"] for pair in server.get("/datastore/?output=train")}
+    assert set(pairs) == {f"{uid}.nii.gz" for uid in series}
+    for k, (uid, volume) in enumerate(zip(series, flair, strict=True)):
+        expected = truth(volume)
+        if k == 0:
+            place = stored[uid].PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0].ImagePositionPatient
+            erased = round((place[2] - ORIGIN[2]) / SPACING[2])
+            assert expected[erased].any()
+            expected[erased] = False
+            assert expected.any()
+        label = np.asanyarray(nib.load(pairs[f"{uid}.nii.gz"]).dataobj)
+        np.testing.assert_array_equal(label.transpose(2, 1, 0) > 0, expected)
+    assert server.get(f"/datastore/label/info?label={series[0]}&tag=final")["SeriesInstanceUID"] == drawn
+    assert f"label {broken} of {series[2]} cannot be used" in server.log.read_text()
+
+
 def test_scoring_goes_on_after_a_series_without_pixels(server: LabelServer, orthanc: Orthanc, tmp_path: Path) -> None:
     """Runs after the first test, which labels all others."""
     volume = make_patient(7, seed=3, size=(72, 64), slices=SLICES).image[..., 1].astype(np.uint16) * 8
@@ -152,7 +201,9 @@ def test_an_empty_label_is_refused(server: LabelServer, series: list[str], tmp_p
     assert "it is empty, and a DICOM SEG cannot be" in error.value.msg
 
 
-def test_ohif_opens_the_study(server: LabelServer, orthanc: Orthanc, series: list[str], tmp_path: Path) -> None:
+def test_ohif_opens_the_study_and_shows_its_first_slice(
+    server: LabelServer, orthanc: Orthanc, series: list[str], flair: list[np.ndarray], tmp_path: Path
+) -> None:
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("needs Chromium: apt-get install chromium")
@@ -162,16 +213,25 @@ def test_ohif_opens_the_study(server: LabelServer, orthanc: Orthanc, series: lis
     }  # fmt: skip
     uid = orthanc.get(f"/studies/{study}")["MainDicomTags"]["StudyInstanceUID"]
     picture = Path(os.environ.get("OHIF_PICTURE", tmp_path / "ohif.png"))
-    words = [chromium, "--headless=new", "--no-sandbox", "--enable-unsafe-swiftshader"]
-    words += [
-        "--use-angle=swiftshader",
-        "--window-size=1400,900",
-        "--virtual-time-budget=120000",
-        f"--user-data-dir={tmp_path}/c",
-    ]
+    words = [chromium, "--headless=new", "--no-sandbox", "--enable-unsafe-swiftshader", "--use-angle=swiftshader"]
+    words += ["--window-size=1400,900", "--virtual-time-budget=120000", f"--user-data-dir={tmp_path}/c"]
     words += [f"--screenshot={picture}", f"{server.url}/ohif/viewer?StudyInstanceUIDs={uid}"]
     subprocess.run(words, capture_output=True, timeout=300, check=True)
-    from PIL import Image
+    shown = np.asarray(Image.open(picture).convert("L"), np.float32)
+    viewport = head(shown[55:, 295:1350])  # between the bars
+    likeness, mirrored = (correlation(viewport, head(flair[0][0][:, ::step])) for step in (1, -1))
+    assert likeness > 0.9 > mirrored + 0.2
 
-    shown = np.asarray(Image.open(picture).convert("L"))
-    assert (shown > 60).mean() > 0.05  # of a black page, the head and the tools
+
+def head(picture: np.ndarray) -> np.ndarray:
+    """The box around the largest bright part."""
+    parts, count = ndimage.label(picture > 0.25 * picture.max())
+    largest = 1 + int(np.argmax(np.bincount(parts.ravel(), minlength=count + 1)[1:]))
+    return np.asarray(picture[ndimage.find_objects(parts)[largest - 1]], np.float32)
+
+
+def correlation(shown: np.ndarray, original: np.ndarray) -> float:
+    """Of two pictures, the second stretched over the first."""
+    size = (shown.shape[1], shown.shape[0])
+    stretched = np.asarray(Image.fromarray(np.ascontiguousarray(original)).resize(size))
+    return float(np.corrcoef(stretched.ravel(), shown.ravel())[0, 1])

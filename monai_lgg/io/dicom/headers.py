@@ -129,7 +129,7 @@ def read_header(path: str) -> Header:
 def _header(path: str, data: Dataset) -> Header:
     if not _text(data, "SOPClassUID"):
         raise ValueError("no SOPClassUID")
-    groups = _groups(data)
+    groups = functional_groups(data)
     first = groups[0] if groups else data
     rows, columns = int(data.get("Rows") or 0), int(data.get("Columns") or 0)
     samples = int(data.get("SamplesPerPixel") or 1)
@@ -165,7 +165,7 @@ def _header(path: str, data: Dataset) -> Header:
     )
 
 
-def _groups(data: Dataset) -> list[Dataset]:
+def functional_groups(data: Dataset) -> list[Dataset]:
     """Of a multi-frame file: what is said of each frame, in one flat dataset a frame."""
     per_frame = data.get("PerFrameFunctionalGroupsSequence") or []
     shared = (data.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
