@@ -55,7 +55,7 @@ def draw_panel(axes: "Axes", title: str, curves: Curves) -> None:
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    if len(axes.lines) > 1:
+    if len(PANELS[title]) > 1:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize=8)
 
 
