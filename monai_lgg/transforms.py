@@ -33,7 +33,7 @@ class ThreeSequencesd(MapTransform):
         for key in self.key_iterator(record):
             image = record[key]
             if image.shape[0] == 1:
-                record[key] = image.repeat(3, *[1] * (image.ndim - 1))
+                record[key] = image.expand(3, *image.shape[1:])  # a view: three copies of a volume can be large
             elif image.shape[0] != 3:
                 raise ValueError(
                     f"{_name(record, key)}: {image.shape[0]} channels; give 1 (FLAIR) or 3 (pre-contrast, FLAIR, "

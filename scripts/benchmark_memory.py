@@ -2,8 +2,8 @@
 
     python scripts/benchmark_memory.py [--bundle unet_25d] [--cases 40] [--shape 512 512 400] [--data DIR]
 
-Both run in processes of their own, on images made for the run: phantoms of 24 slices, and a NIfTI FLAIR volume of 16
-bits with a head of noise. With --data, the patients in DIR too, each of them twice: first all, then all again, which
+All run in processes of their own, on images made for the run: phantoms of 24 slices, and a NIfTI FLAIR volume with a
+head of noise, once of 16 bits and once of 64. With --data, the patients in DIR too, each of them twice: first all, then all again, which
 tells memory that grows with the sizes of the images from memory that grows with their number. Prints the largest
 resident memory, in MiB.
 """
@@ -40,20 +40,23 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         write_patients(Path(folder, "alike"), args.cases, slices=24)
-        write_volume(Path(folder, "large.nii"), tuple(args.shape))
-        jobs = [[str(Path(folder, "alike"))], [str(Path(folder, "large.nii"))]]
+        jobs = [[str(Path(folder, "alike"))]]
+        for dtype in (np.int16, np.float64):
+            path = Path(folder, f"large_{np.dtype(dtype)}.nii")
+            write_volume(path, tuple(args.shape), dtype)
+            jobs.append([str(path)])
         jobs += [[str(args.data), "--twice"]] if args.data else []
         for job in jobs:
             command = [sys.executable, "-W", "ignore", __file__, "--bundle", args.bundle, "--input", *job]
             print(subprocess.check_output(command, text=True).strip(), flush=True)
 
 
-def write_volume(path: Path, shape: tuple[int, ...]) -> None:
+def write_volume(path: Path, shape: tuple[int, ...], dtype: type) -> None:
     """An ellipsoid of noise in air, so that the network has all slices to do."""
     axes = [np.linspace(-1.1, 1.1, length, dtype=np.float32) for length in shape]
     inside = axes[0][:, None] ** 2 + axes[1][None] ** 2
     generator = np.random.default_rng(0)
-    voxels = np.zeros(shape, np.int16)
+    voxels = np.zeros(shape, dtype)
     for k, height in enumerate(axes[2]):
         head = inside + height**2 / 1.5 < 1
         voxels[..., k][head] = generator.normal(400, 60, int(head.sum()))

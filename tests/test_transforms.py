@@ -22,6 +22,19 @@ def test_flair_alone_is_repeated(spatial: tuple[int, ...]) -> None:
     assert result.shape == (3, *spatial)
     assert all(torch.equal(result[c], image[0]) for c in range(3))
     assert torch.equal(result.affine, image.affine)
+    assert result.untyped_storage().nbytes() == image.untyped_storage().nbytes()  # not copied
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+def test_repeated_flair_is_scaled_like_three_copies_of_it(dtype: torch.dtype) -> None:
+    flair = MetaTensor(torch.arange(24).reshape(1, 2, 3, 4).to(dtype))
+    given = flair.clone()
+    steps = [ThreeSequencesd("image"), ScaleVolumeIntensityd("image")]
+    alone, copied = {"image": flair}, {"image": flair.repeat(3, 1, 1, 1)}
+    for step in steps:
+        alone, copied = step(alone), step(copied)
+    assert torch.equal(alone["image"], copied["image"])
+    assert torch.equal(flair, given)
 
 
 def test_three_sequences_pass() -> None:
