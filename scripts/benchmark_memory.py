@@ -3,9 +3,9 @@
     python scripts/benchmark_memory.py [--bundle unet_25d] [--cases 40] [--shape 512 512 400] [--data DIR]
 
 All run in processes of their own, on images made for the run: phantoms of 24 slices, and a NIfTI FLAIR volume with a
-head of noise, once of 16 bits and once of 64. With --data, the patients in DIR too, each of them twice: first all, then all again, which
-tells memory that grows with the sizes of the images from memory that grows with their number. Prints the largest
-resident memory, in MiB.
+head of noise, once of 16 bits and once of 64. With --data, the patients in DIR too, each of them twice: first all, then
+all again, which tells memory that grows with the sizes of the images from memory that grows with their number. Prints
+the largest resident memory, in MiB.
 """
 
 import argparse
