@@ -40,15 +40,18 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         write_patients(Path(folder, "alike"), args.cases, slices=24)
-        jobs = [[str(Path(folder, "alike"))]]
-        for dtype in (np.int16, np.float64):
+        run([str(Path(folder, "alike"))], args.bundle)
+        if args.data:
+            run([str(args.data), "--twice"], args.bundle)
+        for dtype in (np.int16, np.float64):  # last, because a process begins with its parent's largest memory
             path = Path(folder, f"large_{np.dtype(dtype)}.nii")
             write_volume(path, tuple(args.shape), dtype)
-            jobs.append([str(path)])
-        jobs += [[str(args.data), "--twice"]] if args.data else []
-        for job in jobs:
-            command = [sys.executable, "-W", "ignore", __file__, "--bundle", args.bundle, "--input", *job]
-            print(subprocess.check_output(command, text=True).strip(), flush=True)
+            run([str(path)], args.bundle)
+
+
+def run(job: list[str], bundle: str) -> None:
+    command = [sys.executable, "-W", "ignore", __file__, "--bundle", bundle, "--input", *job]
+    print(subprocess.check_output(command, text=True).strip(), flush=True)
 
 
 def write_volume(path: Path, shape: tuple[int, ...], dtype: type) -> None:
