@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from monai_lgg.errors import deepest
 from monai_lgg.io.nifti import write_nifti
 from monai_lgg.io.reader import CaseReader
-from monai_lgg.label_app.segmentations import Drawn, drawn_tumour, mask_of
+from monai_lgg.label_app.segmentations import NEOPLASM, Drawn, drawn_tumour, mask_of
 from monai_lgg.label_app.studies import check_label, write_binary
 
 _log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ SEGMENT = {
         "CodeMeaning": "Morphologically Altered Structure",
     },
     "SegmentedPropertyTypeCodeSequence": {
-        "CodeValue": "108369006",
+        "CodeValue": NEOPLASM,
         "CodingSchemeDesignator": "SCT",
         "CodeMeaning": "Neoplasm",
     },
