@@ -94,12 +94,11 @@ class AugmentBatch:
             return self.augment(image, moved["label"].float())
 
     def augment(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        by_sequence = image.unflatten(1, (self.sequences, -1))  # (B, sequences, slices, H, W)
-        by_sequence = change_sequences(by_sequence, self.settings)
-        turned = _chance(len(image), self.settings.reverse, image).reshape(-1, 1, 1, 1, 1)
-        by_sequence = torch.where(turned, by_sequence.flip(2), by_sequence)
-        image, label = move(by_sequence.flatten(1, 2), label, self.settings, self.size)
-        return change_intensities(image.unflatten(1, (self.sequences, -1)), self.settings).flatten(1, 2), label
+        image, label = move(image, label, self.settings, self.size)  # first, because it cuts
+        by_sequence = change_sequences(image.unflatten(1, (self.sequences, -1)), self.settings)
+        turned = _chosen(len(image), self.settings.reverse)
+        by_sequence[turned] = by_sequence[turned].flip(2)
+        return change_intensities(by_sequence, self.settings).flatten(1, 2), label
 
 
 def scale(image: torch.Tensor, ranges: torch.Tensor, sequences: int) -> torch.Tensor:
@@ -110,22 +109,24 @@ def scale(image: torch.Tensor, ranges: torch.Tensor, sequences: int) -> torch.Te
         ranges: (B, sequences, 2).
     """
     low, high = (ranges[..., end].reshape(*ranges.shape[:2], 1, 1, 1) for end in (0, 1))
-    scaled = (image.unflatten(1, (sequences, -1)).float() - low) / (high - low).clamp_min(TINY) * 2 - 1
-    return scaled.clamp(-1, 1).flatten(1, 2)
+    scaled = (image.unflatten(1, (sequences, -1)) - low).float()
+    return scaled.div_((high - low).clamp_min(TINY)).mul_(2).sub_(1).clamp_(-1, 1).flatten(1, 2)
 
 
 def change_sequences(image: torch.Tensor, settings: Augmentation) -> torch.Tensor:
     """Pre- or post-contrast missing (replaced by FLAIR), or the two swapped. (B, 3, slices, H, W); others as is."""
     if image.shape[1] != 3:
         return image
-    pre, flair, post = image.unbind(1)
+    count = len(image)
     no_pre, no_post, swap = (
-        _chance(len(image), chance, image).reshape(-1, 1, 1, 1)
-        for chance in (settings.missing_pre, settings.missing_post, settings.swapped)
+        _chosen(count, chance) for chance in (settings.missing_pre, settings.missing_post, settings.swapped)
     )
-    both = no_pre & (_uniform(len(image), 0, 1, image) < 0.5).reshape(-1, 1, 1, 1)  # often both are missing
-    pre, post = torch.where(swap, post, pre), torch.where(swap, pre, post)
-    return torch.stack([torch.where(no_pre, flair, pre), flair, torch.where(no_post | both, flair, post)], dim=1)
+    no_post = no_post | (no_pre & _chosen(count, 0.5))  # often both are missing
+    changed = image.clone()
+    changed[swap] = image[swap].flip(1)
+    changed[no_pre, 0] = image[no_pre, 1]
+    changed[no_post, 2] = image[no_post, 1]
+    return changed
 
 
 def move(
@@ -137,8 +138,7 @@ def move(
     angle = _uniform(count, -settings.rotation, settings.rotation, image) * math.pi / 180
     zoom = _factor(count, settings.zoom, image)
     stretch = _factor(count, settings.stretch, image)
-    flip_x = 1 - 2 * _chance(count, settings.mirror, image).float()
-    flip_y = 1 - 2 * _chance(count, settings.upside_down, image).float()
+    flip_x, flip_y = (1 - 2 * _chosen(count, of).float().to(image) for of in (settings.mirror, settings.upside_down))
     cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     keep = target[1] / columns, target[0] / rows  # of the target's coordinates in the source's
     ratio = rows / columns  # so that a turn is one in pixels
@@ -147,17 +147,18 @@ def move(
     theta[:, 1, 0], theta[:, 1, 1] = sin * flip_x / ratio * keep[0], cos / stretch * flip_y * keep[1]
     theta[:, :, 2] = _uniform(2 * count, -settings.shift, settings.shift, image).reshape(count, 2) * 2
     grid = affine_grid(theta, [count, 1, *target], align_corners=False)
-    grid = grid + _deformation(count, target, settings, image)
+    chosen = _chosen(count, settings.elastic)
+    if chosen.any():
+        grid[chosen] += _deformation(int(chosen.sum()), target, settings, image)
     moved = grid_sample(image + 1, grid, mode="bilinear", align_corners=False) - 1  # outside is background, -1
     return moved, grid_sample(label, grid, mode="nearest", align_corners=False)
 
 
 def _deformation(count: int, target: Sequence[int], settings: Augmentation, like: torch.Tensor) -> torch.Tensor:
-    """Smooth random displacements (B, H, W, 2) in grid_sample's units, 0 for the items that are not deformed."""
+    """Smooth random displacements (B, H, W, 2) in grid_sample's units."""
     coarse = torch.rand(count, 2, 6, 6).to(like.device) * 2 - 1
-    chosen = _chance(count, settings.elastic, like).reshape(-1, 1, 1, 1)
     size = _uniform(count, 0, settings.elastic_size * 2, like).reshape(-1, 1, 1, 1)
-    fine = interpolate(coarse, tuple(target), mode="bicubic", align_corners=True) * size * chosen
+    fine = interpolate(coarse, tuple(target), mode="bicubic", align_corners=True) * size
     return fine.permute(0, 2, 3, 1)
 
 
@@ -169,44 +170,40 @@ def change_intensities(image: torch.Tensor, settings: Augmentation) -> torch.Ten
         return values.reshape(count, -1, 1, 1, 1)
 
     head = image > HEAD_SCALED
-    share = ((image + 1) / 2).clamp(0, 1) ** each(_factor(count * sequences, settings.gamma, image))
-    share = share * each(_factor(count * sequences, settings.contrast, image)) * _field(image, settings)
-    shift = each(_uniform(count * sequences, -settings.brightness, settings.brightness, image)) / 2
-    share = torch.where(head, share + shift, share)
-    share = _blurred(share, settings)
-    noisy = each(_chance(count, settings.noisy, image) * _uniform(count, 0, settings.noise / 2, image))
-    share = share + torch.randn_like(share) * noisy
-    return (_stripped(share, head, settings) * 2 - 1).clamp(-1, 1)
+    share = (image + 1).div_(2).clamp_(0, 1).pow_(each(_factor(count * sequences, settings.gamma, image)))
+    share *= each(_factor(count * sequences, settings.contrast, image))
+    uneven, blurred, noisy = (_chosen(count, of) for of in (settings.bias, settings.blur, settings.noisy))
+    if uneven.any():
+        share[uneven] *= _field(int(uneven.sum()), settings, image)
+    share += head * (each(_uniform(count * sequences, -settings.brightness, settings.brightness, image)) / 2)
+    if blurred.any():
+        share[blurred] = _blurred(share[blurred])
+    if noisy.any():
+        size = _uniform(int(noisy.sum()), 0, settings.noise / 2, image).reshape(-1, 1, 1, 1, 1)
+        share[noisy] += torch.randn_like(share[noisy]) * size
+    return _stripped(share, head, settings).mul_(2).sub_(1).clamp_(-1, 1)
 
 
-def _field(image: torch.Tensor, settings: Augmentation) -> torch.Tensor:
+def _field(count: int, settings: Augmentation, like: torch.Tensor) -> torch.Tensor:
     """A smooth factor (B, 1, 1, H, W), as of an uneven coil."""
-    count = len(image)
-    coarse = torch.rand(count, 1, 3, 3).to(image.device) * 2 - 1
-    size = _uniform(count, 0, settings.bias_size, image) * _chance(count, settings.bias, image)
-    fine = interpolate(coarse, tuple(image.shape[-2:]), mode="bicubic", align_corners=True)
+    coarse = torch.rand(count, 1, 3, 3).to(like.device) * 2 - 1
+    size = _uniform(count, 0, settings.bias_size, like)
+    fine = interpolate(coarse, tuple(like.shape[-2:]), mode="bicubic", align_corners=True)
     return torch.exp(fine * size.reshape(-1, 1, 1, 1)).unsqueeze(1)
 
 
-def _blurred(image: torch.Tensor, settings: Augmentation) -> torch.Tensor:
-    chosen = _chance(len(image), settings.blur, image)
-    if not chosen.any():
-        return image
-    result = image.clone()
-    result[chosen] = avg_pool2d(image[chosen].flatten(1, 2), 3, 1, 1, count_include_pad=False).view_as(image[chosen])
-    return result
+def _blurred(image: torch.Tensor) -> torch.Tensor:
+    return avg_pool2d(image.flatten(1, 2), 3, 1, 1, count_include_pad=False).view_as(image)
 
 
 def _stripped(image: torch.Tensor, head: torch.Tensor, settings: Augmentation) -> torch.Tensor:
-    """Blacken all that is nearer to the outside of the head than 4 to 12 % of the image's height."""
-    chosen = _chance(len(image), settings.stripped, image).nonzero().flatten().tolist()
-    result = image.clone() if chosen else image
-    for item in chosen:
+    """Blacken, in place, all that is nearer to the outside of the head than 4 to 12 % of the image's height."""
+    for item in _chosen(len(image), settings.stripped).nonzero().flatten().tolist():
         filled = binary_fill_holes(head[item].flatten(0, 1).any(dim=0).cpu().numpy())
         depth = distance_transform_edt(np.pad(filled, 1))[1:-1, 1:-1]
         reach = image.shape[-2] * (0.04 + 0.08 * float(torch.rand(())))
-        result[item] *= torch.as_tensor(depth > reach, device=image.device)
-    return result
+        image[item] *= torch.as_tensor(depth > reach, device=image.device)
+    return image
 
 
 def _uniform(count: int, low: float, high: float, like: torch.Tensor) -> torch.Tensor:
@@ -218,5 +215,6 @@ def _factor(count: int, largest: float, like: torch.Tensor) -> torch.Tensor:
     return torch.exp(_uniform(count, -math.log(largest), math.log(largest), like))
 
 
-def _chance(count: int, chance: float, like: torch.Tensor) -> torch.Tensor:
-    return (torch.rand(count) < chance).to(like.device)
+def _chosen(count: int, chance: float) -> torch.Tensor:
+    """Which items are changed, on the CPU: a GPU need not be waited for."""
+    return torch.rand(count) < chance

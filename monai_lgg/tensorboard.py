@@ -177,7 +177,7 @@ class Throughput:
 
     def count(self, engine: Engine) -> None:
         output: Any = engine.state.output
-        self._slices += len(output)
+        self._slices += len(output if isinstance(output, list) else output["image"])
 
     def __call__(self, engine: Engine) -> None:
         state: Any = engine.state
@@ -204,7 +204,7 @@ class EpochLine:
 
     def collect(self, engine: Engine) -> None:
         output: Any = engine.state.output
-        self._losses.append(float(output[0]["loss"]))
+        self._losses.append(float((output[0] if isinstance(output, list) else output)["loss"]))
 
     def __call__(self, engine: Engine) -> None:
         seconds = time.perf_counter() - self._began

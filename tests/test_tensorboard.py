@@ -199,16 +199,17 @@ def test_outline_images(writer: SummaryWriter) -> None:
     assert tuple(picture[5, 1 * 34 + 5]) == PREDICTION_COLOUR
 
 
+@pytest.mark.parametrize("decollated", [True, False])
 def test_epoch_line_learning_rate_and_throughput(
-    writer: SummaryWriter, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    writer: SummaryWriter, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, decollated: bool
 ) -> None:
     now = [100.0]
     monkeypatch.setattr("monai_lgg.tensorboard.time.perf_counter", lambda: now[0])
     losses = iter([1.0, 2.0, 3.0, 5.0])
 
-    def step(engine: Engine, batch: Any) -> list[dict[str, float]]:
+    def step(engine: Engine, batch: int) -> Any:
         now[0] += 2.0  # seconds
-        return [{"loss": next(losses)}] * batch
+        return [{"loss": next(losses)}] * batch if decollated else {"loss": next(losses), "image": torch.zeros(batch)}
 
     trainer, validator = Engine(step), Engine(lambda engine, batch: None)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
