@@ -177,6 +177,7 @@ class Throughput:
 
     def count(self, engine: Engine) -> None:
         output: Any = engine.state.output
+        # a list where the trainer takes batches apart, as in runs of earlier versions
         self._slices += len(output if isinstance(output, list) else output["image"])
 
     def __call__(self, engine: Engine) -> None:

@@ -78,8 +78,9 @@ def quick_imports() -> Iterator[None]:
     """For the import of MONAI by a command that only predicts, in about half the time.
 
     MONAI imports all of itself, and with it modules that no prediction uses (:data:`UNUSED`). Here it finds them
-    missing, as it may: they are optional to it. Ignite does the same with PyTorch's sharded optimizers. Afterwards all
-    of them can be imported as ever. What an import makes stays, so the search for garbage in it is left out too.
+    missing, as it may: they are optional to it. PyTorch's sharded optimizers are not optional to Ignite, which gets a
+    stand-in. Afterwards all of them can be imported as ever. What an import makes stays, so the search for garbage in
+    it is left out too.
     """
     enabled = gc.isenabled()
     gc.disable()
