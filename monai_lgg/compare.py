@@ -305,7 +305,7 @@ def _facts(entry: Entry, results: Results) -> dict[str, Any]:
         "convention": convention,
         "slice_dice": None if convention is None else known[convention],
         "parameters": parameter_count(entry.run),
-        **{key: trained.get(key) for key in ("epochs", "max_epochs", "stopped_early")},
+        **{key: trained.get(key) for key in ("epochs", "max_epochs", "stopped_early", "pretrained")},
         "training_seconds": training_seconds(entry.run),
         "distance_unit": results.summary["distance_unit"],
         "changed": {key: value for key, value in bundles.stored_settings(entry.run).items() if key not in _NO_CHANGE},

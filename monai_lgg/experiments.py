@@ -187,7 +187,12 @@ def _was_made_from(output: Path, made_from: Mapping[str, Any]) -> bool:
 
 
 def training_progress(run: Path) -> dict[str, Any]:
-    """``epochs`` trained, ``max_epochs``, ``stopped_early`` and ``best_epoch`` of a run; empty when nothing says so."""
+    """How far a run is; empty when nothing says so.
+
+    Returns:
+        ``epochs`` trained, ``max_epochs``, ``stopped_early``, ``best_epoch``, ``best``, and ``pretrained``: whether it
+        began from pretrained weights (None where the recipe has none, or an earlier version trained it).
+    """
     checkpoint = run / "models" / "checkpoint.pt"
     if checkpoint.is_file():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
@@ -196,6 +201,7 @@ def training_progress(run: Path) -> dict[str, Any]:
             "epochs": progress["epoch"],
             "max_epochs": progress["max_epochs"],
             "stopped_early": progress.get("stopped_early", False),
+            "pretrained": progress.get("pretrained"),
             "best_epoch": best.get("best_epoch"),
             "best": best.get("best"),
         }

@@ -144,13 +144,23 @@ class TrainingState:
         objects: name -> thing with state_dict / load_state_dict (network, optimizer, schedule, best, early stop).
         resume: False starts afresh even if the file exists.
         save: False for ranks other than 0.
+        pretrained: whether the network began from pretrained weights, None for a recipe without any. Kept in the
+            checkpoint; a resumed training keeps what it began with.
     """
 
-    def __init__(self, path: str, objects: dict[str, Any], resume: bool = True, save: bool = True) -> None:
+    def __init__(
+        self,
+        path: str,
+        objects: dict[str, Any],
+        resume: bool = True,
+        save: bool = True,
+        pretrained: bool | None = None,
+    ) -> None:
         self.path = Path(path)
         self.objects = objects
         self.resume = resume
         self.save = save
+        self.pretrained = pretrained
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.load)
@@ -171,6 +181,7 @@ class TrainingState:
             "iteration": engine.state.iteration,
             "max_epochs": engine.state.max_epochs,
             "stopped_early": bool(engine.should_terminate),
+            "pretrained": self.pretrained,
         }
         atomic_write(self.path, lambda partial: torch.save(state, partial))
 
@@ -194,6 +205,7 @@ class TrainingState:
                     f"{self.path}: its {name} does not fit this configuration ({_short(error)}); resume with the "
                     "configuration it was made with, or start a new run"
                 ) from error
+        self.pretrained = progress.get("pretrained")
         engine.state.epoch, engine.state.iteration = progress["epoch"], progress["iteration"]
         if progress.get("stopped_early"):
             engine.terminate()  # nothing is left to train

@@ -205,4 +205,9 @@ def _row_notes(row: Mapping[str, Any]) -> list[str]:
         found.append(f"{row['name']}: {row['undefined']} patient(s) without a value, which are in no mean and no test.")
     if row["epochs"] and row["epochs"] < row["max_epochs"] and not row["stopped_early"]:
         found.append(f"{row['name']}: unfinished, {row['epochs']} of {row['max_epochs']} epochs trained.")
+    if row["pretrained"] is False and "pretrained_weights" not in row["changed"]:
+        found.append(
+            f"{row['name']}: began from random weights, because the pretrained ones of its recipe could not be had; "
+            "the log of its training says why."
+        )
     return found

@@ -68,9 +68,9 @@ class Fakes:
         return calls
 
 
-def write_checkpoint(run: Path, epochs: int, max_epochs: int | None = None, best: float = 0.5) -> None:
+def write_checkpoint(run: Path, epochs: int, max_epochs: int | None = None, best: float = 0.5, **more: object) -> None:
     """The part of a checkpoint that says how far a training came."""
-    progress = {"epoch": epochs, "iteration": 3, "max_epochs": max_epochs or epochs, "stopped_early": False}
+    progress = {"epoch": epochs, "iteration": 3, "max_epochs": max_epochs or epochs, "stopped_early": False, **more}
     (run / "models").mkdir(parents=True, exist_ok=True)
     torch.save({"progress": progress, "best_model": {"best": best, "best_epoch": 1}}, run / "models" / "checkpoint.pt")
 

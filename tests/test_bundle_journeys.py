@@ -9,6 +9,7 @@ from ignite.engine import Engine
 
 from monai_lgg import bundle as bundles
 from monai_lgg.cases import read_patients
+from monai_lgg.experiments import training_progress
 from monai_lgg.handlers import TrainingState
 from monai_lgg.inference import predict
 from monai_lgg.io.tiff import read_tiff
@@ -32,6 +33,8 @@ def small(name: str, *more: str) -> tuple[str, ...]:
 def test_trains_evaluates_and_predicts(name: str, phantoms: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     bundles.train(bundles.find_bundle(name), phantoms, run, settings=small(name, "max_epochs=1"), progress=False)
+    begins = "pretrained_weights" in bundles.read_config([run / "configs" / "train.json"])
+    assert training_progress(run)["pretrained"] is (False if begins else None)  # small() takes none
     summary = bundles.evaluate(run, phantoms, tmp_path / "results", progress=False)
     assert summary["patients"] >= 1
     assert 0 <= summary["per_patient_dice"]["mean"] <= 1

@@ -243,6 +243,22 @@ def test_runs_are_taken_as_they_are(
     assert fakes.since() == []
 
 
+def test_a_run_without_the_pretrained_weights_of_its_recipe_is_named(
+    task: Task, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = runs_of(tmp_path, phantoms, monkeypatch, split_patients(phantoms), "a", "b", "c", "d")
+    for name, pretrained in {"a": True, "b": False, "c": None, "d": False}.items():
+        write_checkpoint(tmp_path / name, epochs=3, pretrained=pretrained)
+    edit(
+        tmp_path / "d" / "configs" / "overrides.json", lambda text: text.replace("{", '{"pretrained_weights": null,', 1)
+    )
+    install(monkeypatch, a=3, b=1, c=4, d=5)
+    notes = [note for note in compare_runs(runs, task).notes if "pretrained" in note]
+    assert len(notes) == 2
+    assert any(note.startswith("b: began from random weights, because") for note in notes)
+    assert any("d: trained with " in note and "pretrained_weights None" in note for note in notes)
+
+
 def test_runs_of_different_splits(task: Task, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (a,) = runs_of(tmp_path, phantoms, monkeypatch, split_patients(phantoms), "a")
     (b,) = runs_of(tmp_path, phantoms, monkeypatch, split_patients(phantoms, (0.6, 0.1, 0.3)), "b")

@@ -44,7 +44,9 @@ def test_progress_of_a_run(tmp_path: Path) -> None:
     assert not is_trained(tmp_path)
     write_checkpoint(tmp_path, epochs=3, max_epochs=9, best=0.25)
     found = training_progress(tmp_path)
-    assert found == {"epochs": 3, "max_epochs": 9, "stopped_early": False, "best_epoch": 1, "best": 0.25}
+    assert found == {
+        "epochs": 3, "max_epochs": 9, "stopped_early": False, "pretrained": None, "best_epoch": 1, "best": 0.25,
+    }  # fmt: skip
     (tmp_path / "models" / "checkpoint.pt").unlink()
     experiments.write_settings(tmp_path / experiments.TRAINED, found)
     assert training_progress(tmp_path) == found

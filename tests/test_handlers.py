@@ -274,6 +274,17 @@ def test_a_training_that_stopped_early_is_not_taken_up_again(tmp_path: Path) -> 
     assert trained(stop_at=9) == 0
 
 
+def test_a_resumed_training_keeps_what_its_weights_began_with(tmp_path: Path) -> None:
+    for began, epochs in ((True, 1), (False, 2)):  # the second would not find the pretrained weights
+        engine = Engine(lambda engine, batch: None)
+        state = TrainingState(str(tmp_path / "checkpoint.pt"), {"network": network_of(1)}, pretrained=began)
+        engine.add_event_handler(Events.STARTED, lambda engine: setattr(engine.state, "max_epochs", 2))
+        state.attach(engine)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(once=epochs), engine.terminate)
+        engine.run([0], max_epochs=2)
+        assert torch.load(state.path, weights_only=True)["progress"]["pretrained"] is True
+
+
 def test_the_last_model_is_kept_whatever_its_score(tmp_path: Path) -> None:
     network = torch.nn.Linear(1, 1, bias=False)
     saver = BestModelSaver(network, str(tmp_path / "model.pt"), keep="last")

@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 def load_encoder_weights(
     encoder: nn.Module,
-    source: str,
+    source: str | None,
     sha256: str | None = None,
     *,
     first_layer: str = "conv1",
@@ -56,17 +56,20 @@ def load_encoder_weights(
     rule of timm and of segmentation_models.pytorch.
 
     Args:
-        source: local path, or http(s) URL, which is downloaded once to :func:`cache_dir`.
+        source: local path, or http(s) URL, which is downloaded once to :func:`cache_dir`; None loads nothing.
         sha256: of the file, in full or its first 8 hex digits or more; None takes the digits in a file name such as
             ``resnext50_32x4d-7cdf4587.pth``. A download needs one or the other.
         first_layer: name of the encoder's layer that is fitted to its input channels.
         left_out: beginnings of the names in the file that an encoder has no use for: the classifier.
     Returns:
-        Whether weights were loaded: False, with one line of warning, where the URL cannot be reached.
+        Whether weights were loaded: False without a source and, with one line of warning, where the URL cannot be
+        reached. :class:`monai_lgg.handlers.TrainingState` keeps it for reports and comparisons.
     Raises:
         FileNotFoundError: no file at the path, or the server says that there is none.
         ValueError: a wrong hash (the download is removed), not a plain state_dict, or another network's.
     """
+    if source is None:
+        return False
     path = _fetch(source, sha256) if _is_url(source) else _local(source, sha256)
     if path is None:
         return False

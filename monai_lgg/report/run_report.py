@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_lgg.cases import data_root, read_patients
+from monai_lgg.experiments import training_progress
 from monai_lgg.metrics import METRICS, unit_of
 from monai_lgg.metrics.summary import CONVENTIONS
 from monai_lgg.report import charts, curves, examples
@@ -104,6 +105,7 @@ def gather(results: Results, run: Path | None, data: Path | None) -> dict[str, A
         "network": network,
         "diagram": None if network is None else draw(network.stages),
         "no_network": no_network,
+        "pretrained": None if run is None else training_progress(run).get("pretrained"),
         "environment": environment(),
         "overrides": {} if run is None else overrides_of(run),
         "settings": {} if run is None else settings_of(run),

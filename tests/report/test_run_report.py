@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from monai_lgg import splits
 from monai_lgg.report.run_report import write_report
+from tests.fake_runs import write_checkpoint
 
 Parse = Callable[[Path], Any]
 SECTIONS = {
@@ -324,6 +325,16 @@ def test_results_folder_itself(run: Path, parse: Parse, tmp_path: Path) -> None:
     assert page.ids() >= SECTIONS
     assert "No training events were found" in page.text
     assert "this page was made from a results folder, not from a run" in page.text
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "said"),
+    [(True, ["pretrained weights of the encoder"]), (False, ["random weights, not from the pretrained"]), (None, [])],
+)
+def test_what_the_training_began_from(run: Path, parse: Parse, pretrained: bool | None, said: list[str]) -> None:
+    write_checkpoint(run, epochs=2, pretrained=pretrained)
+    text = " ".join(parse(write_report(run)).text.split())
+    assert re.findall(f"Its training began from ({'|'.join(said or ['.'])})", text) == said
 
 
 def test_network_that_cannot_be_built(run: Path, parse: Parse) -> None:
