@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,25 +47,32 @@ def test_trains_evaluates_and_predicts(name: str, phantoms: Path, tmp_path: Path
     assert {read_tiff(mask).shape for mask in masks} == {(64, 64)}
 
 
-@pytest.mark.parametrize("name", ["unet_dice", "unet_128", "unet_25d"])
-def test_resumed_training_is_the_uninterrupted_one(
-    name: str, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With augmentation, and with another schedule: a run put back to its state after epoch 1 comes to the same end."""
+def whole_and_resumed(
+    name: str, phantoms: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, device: str = "cpu"
+) -> list[dict[str, Any]]:
+    """Checkpoints: after epoch 1, at the end, and at the end of a training put back to its state after epoch 1."""
     store = TrainingState.store
 
     def store_and_keep(self: TrainingState, engine: Engine) -> None:
         store(self, engine)
-        shutil.copy(self.path, tmp_path / f"{engine.state.epoch}.pt")
+        shutil.copy(self.path, folder / f"{engine.state.epoch}.pt")
 
     monkeypatch.setattr(TrainingState, "store", store_and_keep)
-    run = tmp_path / "run"
+    run, settings, ends = folder / "run", small(name, "max_epochs=2"), []
     for _ in range(2):
-        bundles.train(bundles.find_bundle(name), phantoms, run, settings=small(name, "max_epochs=2"), progress=False)
-        (tmp_path / "2.pt").rename(tmp_path / f"end {len(list(tmp_path.glob('end*')))}.pt")
-        shutil.copy(tmp_path / "1.pt", run / "models" / "checkpoint.pt")
-    first, second = (torch.load(tmp_path / f"end {k}.pt", weights_only=True)["network"] for k in (0, 1))
-    before = torch.load(tmp_path / "1.pt", weights_only=True)["network"]
+        bundles.train(bundles.find_bundle(name), phantoms, run, settings=settings, device=device, progress=False)
+        ends.append(torch.load(folder / "2.pt", weights_only=True))
+        (folder / "2.pt").unlink()
+        shutil.copy(folder / "1.pt", run / "models" / "checkpoint.pt")
+    return [torch.load(folder / "1.pt", weights_only=True), *ends]
+
+
+@pytest.mark.parametrize("name", ["unet_dice", "unet_128", "unet_25d"])
+def test_resumed_training_is_the_uninterrupted_one(
+    name: str, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With augmentation, and with another schedule."""
+    before, first, second = (state["network"] for state in whole_and_resumed(name, phantoms, tmp_path, monkeypatch))
     assert any(not torch.equal(before[key], value) for key, value in first.items())
     for key, value in first.items():
         assert torch.equal(value, second[key]), key
