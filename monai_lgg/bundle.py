@@ -17,7 +17,7 @@ import torch
 from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow
 
 from monai_lgg.cases import read_patients
-from monai_lgg.io.atomic import atomic_text
+from monai_lgg.io.atomic import atomic_text, partial_folder
 from monai_lgg.losses import find_loss
 from monai_lgg.networks import NETWORKS
 from monai_lgg.splits import Split, load_split, read_split, save_split
@@ -215,13 +215,15 @@ def workflow(
 ) -> ConfigWorkflow:
     """A bundle's configuration files, merged in order, as an initialized workflow.
 
-    A run's own settings (``configs/overrides.json``) come after the files, ``overrides`` last. A setting of a component
-    that these files do not have (``train#inferer#amp`` in an inference) is left out. ``tracking``: MONAI's settings of
-    experiment tracking.
+    A run's own settings (``configs/overrides.json``) come after the files, ``overrides`` last, in which a Path may have
+    any name. A setting of a component that these files do not have (``train#inferer#amp`` in an inference) is left out.
+    ``tracking``: MONAI's settings of experiment tracking.
     """
     files = [root / "configs" / name for name in configs if (root / "configs" / name).is_file()]
     known = read_config(files)
     own = {key: value for key, value in stored_settings(root).items() if _has_parent(known, key)}
+    own |= {"dataset_dir": Path(own["dataset_dir"])} if "dataset_dir" in own else {}
+    chosen = {"bundle_root": root, **own, **overrides}
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it prints to standard output
     # of a reader that MONAI sets up wherever pydicom is installed, and that is not used here
     logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
@@ -233,11 +235,18 @@ def workflow(
         workflow_type=kind,
         run_id=run_id,
         tracking=tracking,
-        bundle_root=str(root),
-        **{**own, **overrides},
+        **{key: f"${quoted(value)}" if isinstance(value, Path) else value for key, value in chosen.items()},
     )
     flow.initialize()
     return flow
+
+
+def quoted(path: Path) -> str:
+    """``path`` as a Python string for a configuration, where MONAI would take a #, @ or % in it for a reference."""
+    text = repr(str(path))
+    for sign in "#@%":
+        text = text.replace(sign, f"\\x{ord(sign):02x}")
+    return text
 
 
 def _has_parent(config: ConfigParser, key: str) -> bool:
@@ -254,12 +263,12 @@ def prepare_run(bundle: Path, run: Path, overrides: Mapping[str, Any]) -> None:
     stored = run / "configs" / OVERRIDES
     if not run.exists() or (run.is_dir() and not any(run.iterdir())):
         run.parent.mkdir(parents=True, exist_ok=True)
-        partial = run.with_name(f".{run.name}.{os.getpid()}")
-        shutil.copytree(bundle, partial, ignore=_NOT_COPIED)
-        atomic_text(partial / "configs" / OVERRIDES, json.dumps(dict(overrides), indent=1) + "\n")
-        if run.exists():
-            run.rmdir()
-        partial.rename(run)
+        with partial_folder(run) as partial:
+            shutil.copytree(bundle, partial, ignore=_NOT_COPIED, dirs_exist_ok=True)
+            atomic_text(partial / "configs" / OVERRIDES, json.dumps(dict(overrides), indent=1) + "\n")
+            if run.exists():
+                run.rmdir()
+            partial.rename(run)
         return
     if not stored.is_file():
         raise ValueError(f"{run} exists and is not a run of monai-lgg; choose a new folder for the run")
@@ -416,12 +425,12 @@ def evaluate(
             )
         load_split(split_file, dataset_dir)
     overrides = {
-        "dataset_dir": str(dataset_dir.resolve()),
-        "split_file": None if part == "all" else str(split_file),
+        "dataset_dir": dataset_dir.resolve(),
+        "split_file": None if part == "all" else split_file,
         "part": part,
         "device_name": device,
         "show_progress": progress,
-        "results_dir": str(output),
+        "results_dir": output,
         "warning": seen_in_training(bundle, dataset_dir, split_file, part, fold),
         **chosen,
     }

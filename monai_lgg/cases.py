@@ -18,6 +18,10 @@ BRIGHT_PERCENTILE = 99.5
 #: The first is the background, if it differs from the second by less than :data:`FLAT` of what the others differ by.
 BACKGROUND_PERCENTILES = (10, 30, 90)
 FLAT = 0.25
+#: A value that all corners have, and this share of the voxels, is the background...
+FLAT_SHARE = 0.2
+#: ...and lies among those of tissue where it is above the lowest voxel by more than this share of the range.
+AMONG_TISSUE = 0.05
 #: Intensities above this multiple of the head's median (fat, vessels, artefacts) are clipped.
 TOP_MEDIANS = 3.0
 
@@ -209,6 +213,21 @@ def _background(minimum: float, dark: float, middle: float, light: float) -> flo
     """
     minimum, dark, middle, light = map(float, (minimum, dark, middle, light))  # int16 would overflow
     return dark if middle - dark < FLAT * (light - middle) else minimum
+
+
+def background_among_tissue(volume: np.ndarray) -> float | None:
+    """The background of a volume that was normalized within the head, and so has tissue darker than it; mostly None.
+
+    Z-scores of the head with zeros around it, as other pipelines prepare their images, are such a volume. How dark
+    black was cannot be told from them, so nothing mends them.
+    """
+    corner = volume[(0,) * volume.ndim]
+    if (volume[np.ix_(*[[0, -1]] * volume.ndim)] != corner).any():
+        return None
+    lowest, highest = float(volume.min()), float(volume.max())
+    if float(corner) - lowest <= AMONG_TISSUE * (highest - lowest):
+        return None
+    return float(corner) if (volume == corner).mean() >= FLAT_SHARE else None
 
 
 def _percentile(values: np.ndarray, counts: np.ndarray, percent: float) -> float:

@@ -239,10 +239,12 @@ def _check_numbers(scan: _Scan, images: dict[int, Path], masks: dict[int, Path])
 
 
 def _read(path: Path, scan: _Scan) -> np.ndarray | None:
-    from monai_lgg.io.tiff import read_tiff
+    """(rows, columns), or (rows, columns, channels)."""
+    from monai_lgg.io.tiff import read_tiff_slice
 
     try:
-        return read_tiff(path)
+        pixels = read_tiff_slice(path)[:, :, 0]
+        return pixels[..., 0] if pixels.shape[2] == 1 else pixels
     except (OSError, ValueError) as error:
         scan.error("unreadable", str(error).removeprefix(f"{path}: "), path.name)
         return None
@@ -259,7 +261,7 @@ def _check_images(scan: _Scan, paths: dict[int, Path], images: dict[int, np.ndar
         if image.shape[:2] != usual:
             message = f"{_size(image.shape)} pixels, the patient's other slices have {_size(usual)}; export it again"
             scan.error("size", message, name)
-        channels = image.shape[2] if image.ndim == 3 else 1 if image.ndim == 2 else 0
+        channels = image.shape[2] if image.ndim == 3 else 1
         if channels in (1, 3):
             flair[number] = image.reshape(*image.shape[:2], channels)[..., FLAIR if channels == 3 else 0]
         if channels != 3:
@@ -267,9 +269,12 @@ def _check_images(scan: _Scan, paths: dict[int, Path], images: dict[int, np.ndar
         if image.any():
             scan.images_by_hash.setdefault(_hash(image), name)
     for channels, names in other_channels.items():
-        found = f"{channels} channel(s)" if channels else "pages and channels"
         report = scan.warning if channels == 1 else scan.error
-        report("channels", f"{found} in {_list(names)}; 3 are needed: pre-contrast, FLAIR, post-contrast", items=names)
+        report(
+            "channels",
+            f"{channels} channel(s) in {_list(names)}; 3 are needed: pre-contrast, FLAIR, post-contrast",
+            items=names,
+        )
     _check_dtypes(scan, {paths[number].name: image for number, image in images.items()})
     return flair
 

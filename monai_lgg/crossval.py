@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from monai_lgg.experiments import (
     weights_hash,
     write_settings,
 )
-from monai_lgg.io.atomic import atomic_text
+from monai_lgg.io.atomic import atomic_text, partial_folder, replace_folder
 from monai_lgg.reference import write_reference
 from monai_lgg.results import pool_results
 from monai_lgg.splits import PARTS, Split, load_split, save_split, split_folds
@@ -154,19 +153,15 @@ def build_ensemble(runs: list[Path], split: Split, output: Path) -> Path:
     made_from = {"weights_sha256": [weights_hash(run) for run in runs]}
     if (output / TRAINED).is_file() and json.loads((output / TRAINED).read_text()) == made_from:
         return output
-    partial = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
+    with partial_folder(output) as partial:
         _fill(partial, runs, split)
         write_settings(partial / TRAINED, made_from)
-        shutil.rmtree(output, ignore_errors=True)
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        replace_folder(partial, output)
     return output
 
 
 def _fill(bundle: Path, runs: list[Path], split: Split) -> None:
-    shutil.copytree(runs[0], bundle, ignore=_NOT_COPIED)
+    shutil.copytree(runs[0], bundle, ignore=_NOT_COPIED, dirs_exist_ok=True)
     (bundle / "configs" / bundles.OVERRIDES).unlink()  # they go into the files, where MONAI's own runner sees them too
     settings = bundles.stored_settings(runs[0])
     for name in ("train.json", "inference.json"):

@@ -24,7 +24,7 @@ from monai_lgg.backends import BackendError
 from monai_lgg.bundle import OVERRIDES, keep_freed_memory, read_config, return_freed_memory, workflow
 from monai_lgg.errors import deepest
 from monai_lgg.inferers import BackendInferer
-from monai_lgg.io.atomic import atomic_text
+from monai_lgg.io.atomic import atomic_text, remove_leftovers
 from monai_lgg.prediction_inputs import check_names
 from monai_lgg.saving import RESULT, weights_sha256
 
@@ -93,6 +93,7 @@ def predict(
     """
     check_names(records)
     check_writable(output)
+    remove_leftovers(output)
     made_by = _made_by(bundle, settings or {}, ensemble)
     settings = {**(settings or {}), **(_ensemble_settings(bundle, settings or {}) if ensemble else {})}
     todo = [record for record in records if overwrite or not _finished(output, record["case"])]
@@ -311,6 +312,8 @@ def _hash(paths: Iterable[Path]) -> str:
 
 def _skipped(output: Path, record: Mapping[str, Any], made_by: Mapping[str, Any]) -> CaseResult:
     """A finished case is skipped only when it was made from the same input, weights, configuration and settings."""
+    if "broken" in record:
+        return CaseResult(record["case"], "failed", record["broken"])
     found = json.loads((output / record["case"] / RESULT).read_text()).get("made_from")
     wanted = json.loads(json.dumps(_made_from(record, made_by)))
     if found == wanted:
@@ -327,7 +330,7 @@ def _inference_workflow(bundle: Path, output: Path, settings: Mapping[str, Any],
     """Its evaluator gets its data case by case; the list must not be empty, and paths in it would be evaluated."""
     own: dict[str, Any] = {
         "device_name": device,
-        "output_dir": str(output),
+        "output_dir": output,
         "data": [{}],
         "evaluator#postprocessing": None,
     }
@@ -355,7 +358,7 @@ def _ensemble_settings(bundle: Path, settings: Mapping[str, Any]) -> dict[str, A
     configs = [bundle / "configs" / name for name in CONFIGS]
     network = read_config([path for path in configs if path.is_file()])["network_def"]
     ensemble = {"_target_": "monai_lgg.networks.ensemble.Ensemble", "networks": [network for _ in members]}
-    return {"network_def": ensemble, "model_file": str(path)}
+    return {"network_def": ensemble, "model_file": path}
 
 
 def _for_segmentation(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What a prediction is run on: patient folders, TIFFs, NIfTI volumes and DICOM studies, as one record a case."""
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,7 +30,7 @@ def prediction_records(
         FileNotFoundError: an input does not exist.
         ValueError: an input holds no case, or two cases have one name.
     """
-    paths = [Path(path) for path in ([inputs] if isinstance(inputs, str | Path) else inputs)]
+    paths = [_named(Path(path)) for path in ([inputs] if isinstance(inputs, str | Path) else inputs)]
     files: list[str] = []
     records = [record for path in paths for record in _records_of(path, files)]
     if files:
@@ -44,6 +45,11 @@ def prediction_records(
         raise ValueError(f"{', '.join(map(str, paths))}: only masks, no images; give the images")
     check_names(records)
     return records
+
+
+def _named(path: Path) -> Path:
+    """``.`` and ``..`` as absolute paths, because a patient's folder is known by its name."""
+    return path if path.name not in ("", "..") else Path(os.path.abspath(path))
 
 
 def check_names(records: list[dict[str, Any]]) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from monai_lgg.cases import HEAD_SHARE
+from monai_lgg.cases import HEAD_SHARE, background_among_tissue
 from monai_lgg.components import component_sizes
 from monai_lgg.reference import (
     ENOUGH_SLICES,
@@ -177,6 +177,9 @@ def _of_the_image(image: np.ndarray, reference: Reference | None) -> list[Flag]:
     flags = _black_slices(image)
     if image.shape[-1] == 1:
         flags.append(Flag("one slice", "a single slice: the network sees no neighbours, and nothing else was checked"))
+    if background_among_tissue(_flair(image)) is not None:
+        reason = "the background lies among the values of tissue, as after a z-score within the head: give the original"
+        return [*flags, Flag("normalized", reason)]
     flair = medians(_flair(image)[..., :: max(1, image.shape[-1] // ENOUGH_SLICES)])
     head = flair[flair > HEAD_LEVEL]
     middle = np.median(head)

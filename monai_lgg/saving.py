@@ -4,8 +4,6 @@ import hashlib
 import json
 import logging
 import math
-import os
-import shutil
 from collections.abc import Hashable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +19,7 @@ from torch.nn.functional import interpolate
 from monai_lgg.components import component_sizes
 from monai_lgg.decision import decide
 from monai_lgg.diameter import longest_axial_diameter
-from monai_lgg.io.atomic import atomic_text
+from monai_lgg.io.atomic import atomic_text, partial_folder, replace_folder
 from monai_lgg.io.nifti import is_nifti, mm_per_unit, write_nifti
 from monai_lgg.io.reader import CaseReader
 from monai_lgg.io.tiff import write_tiff
@@ -110,18 +108,12 @@ class SaveCased(MapTransform):
 
     def _save(self, record: Mapping[Hashable, Any], probability: Any) -> None:
         case = str(record["case"])
-        final, partial = self.output_dir / case, self.output_dir / f".{case}.partial"
+        final = self.output_dir / case
         if final.exists() and not (final / RESULT).is_file():
             raise FileExistsError(f"{final} exists and is no result of monai-lgg; choose another output folder")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
+        with partial_folder(final) as partial:
             self._write(partial, case, record, probability)
-            if final.exists():
-                shutil.rmtree(final)
-            os.replace(partial, final)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            replace_folder(partial, final)
 
     def _write(self, folder: Path, case: str, record: Mapping[Hashable, Any], probability: Any) -> None:
         meta = probability.meta
@@ -235,6 +227,8 @@ def _write_tiff(
     folder: Path, case: str, kind: str, volume: np.ndarray, meta: Any, numbers: list[int], scale: int
 ) -> None:
     shown = to_display(volume, np.asarray(meta["affine"]))
+    if numbers and len(numbers) != shown.shape[2]:
+        raise ValueError(f"{case}: {shown.shape[2]} slices in {len(numbers)} files; a file of a slice holds one image")
     single = not numbers and shown.shape[2] == 1
     for k, number in enumerate(numbers or range(1, shown.shape[2] + 1)):
         pixels = shown[..., k] * scale if scale != 1 else shown[..., k]

@@ -335,3 +335,16 @@ def test_a_training_of_few_patients_has_no_reference(tmp_path: Path, caplog: pyt
 def test_cells_of_the_coarse_head_cut_voxels() -> None:
     """3 voxels into 2 cells: the middle one is shared."""
     np.testing.assert_allclose(references._shares(2, 3), [[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]])
+
+
+def test_normalized_within_the_head() -> None:
+    """Z-scores of the head with zeros around it: the background is grey."""
+    image = head()
+    inside = image > -1
+    scores = np.where(inside, (image - image[inside].mean()) / image[inside].std(), 0)
+    image = ((scores - scores.min()) / (scores.max() - scores.min()) * 2 - 1).astype(np.float32)
+    mask = spot(20, 15, 4)
+    found = {flag.name: flag.reason for flag in quality_flags(mask * 1.0, mask, image)}
+    assert "as after a z-score within the head: give the original" in found["normalized"]
+    assert "CT" not in found
+    assert "normalized" not in names(quality_flags(mask * 1.0, mask, head()))

@@ -57,6 +57,7 @@ def read_nifti(path: PathLike) -> tuple[np.ndarray, dict[str, Any]]:
         raise ValueError(f"{path}: voxels of type {voxels.dtype}; store the sequences as a fourth axis of numbers")
     if not np.isfinite(voxels).all():
         raise ValueError(f"{path}: has NaN or infinite voxels; replace them first")
+    voxels = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)  # PyTorch takes no big-endian numbers
     header = image.header
     affine = np.asarray(image.affine, dtype=np.float64)
     if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
@@ -64,6 +65,7 @@ def read_nifti(path: PathLike) -> tuple[np.ndarray, dict[str, Any]]:
     meta = {
         "affine": affine,
         "spacing_known": spacing_known(header),
+        "qform": np.asarray(header.get_qform(), dtype=np.float64),  # may be another one than the affine
         "qform_code": int(header["qform_code"]),
         "sform_code": int(header["sform_code"]),
         "xyzt_units": int(header["xyzt_units"]),
@@ -83,8 +85,11 @@ def write_nifti(path: PathLike, voxels: np.ndarray, meta: dict[str, Any]) -> Non
         voxels, affine = _to_default_order(voxels, affine)
     image = nib.Nifti1Image(voxels, affine)
     image.set_sform(affine if codes[1] else None, codes[1])
-    image.set_qform(affine if codes[0] or codes[1] else None, codes[0])
-    image.header["pixdim"][1:4] = np.linalg.norm(affine[:3, :3], axis=0)
+    if codes[0]:
+        image.set_qform(np.asarray(meta.get("qform", affine), dtype=np.float64), codes[0])
+    else:
+        image.set_qform(affine if codes[1] else None, 0)
+        image.header["pixdim"][1:4] = np.linalg.norm(affine[:3, :3], axis=0)
     image.header["xyzt_units"] = int(meta.get("xyzt_units", 0))
     atomic_write(Path(path), lambda partial: nib.save(image, partial))
 

@@ -11,7 +11,7 @@ from monai.data.image_reader import ImageReader
 
 from monai_lgg.io.dicom import is_dicom, require_dicom
 from monai_lgg.io.nifti import is_nifti, read_nifti
-from monai_lgg.io.tiff import DISPLAY_AFFINE, is_tiff, read_tiff_volume, resolution_of
+from monai_lgg.io.tiff import DISPLAY_AFFINE, is_tiff, read_tiff_slice, read_tiff_volume, resolution_of
 
 
 class CaseReader(ImageReader):
@@ -55,7 +55,7 @@ class CaseReader(ImageReader):
 
 
 def _tiff_stack(paths: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
-    slices = [read_tiff_volume(path) for path in paths]
+    slices = [read_tiff_slice(path) if len(paths) > 1 else read_tiff_volume(path) for path in paths]
     for path, pixels in zip(paths, slices, strict=True):
         if pixels.shape[:2] != slices[0].shape[:2] or pixels.shape[3] != slices[0].shape[3]:
             raise ValueError(
@@ -82,11 +82,11 @@ def _dicom_channels(paths: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
 
 def _nifti_channels(paths: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
     volumes = [read_nifti(path) for path in paths]
-    first, meta = volumes[0]
-    for path, (volume, other) in zip(paths[1:], volumes[1:], strict=True):
+    first, meta = volumes[len(volumes) // 2]  # FLAIR: what is written has its form codes and unit
+    for path, (volume, other) in zip(paths, volumes, strict=True):
         if volume.shape != first.shape or not np.allclose(other["affine"], meta["affine"], atol=1e-3):
             raise ValueError(
-                f"{path}: geometry differs from {Path(paths[0]).name} (shape {volume.shape[:3]} and "
+                f"{path}: geometry differs from {Path(paths[len(paths) // 2]).name} (shape {volume.shape[:3]} and "
                 f"{first.shape[:3]}, or another affine); resample the sequences to the FLAIR first"
             )
     return first if len(volumes) == 1 else np.concatenate([volume for volume, _ in volumes], axis=-1), meta

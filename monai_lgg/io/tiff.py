@@ -18,6 +18,8 @@ from monai.utils.type_conversion import convert_to_numpy
 
 from monai_lgg.io.atomic import atomic_write
 
+#: So many channels of ImageJ or OME are those of a case; other numbers are slices, as tifffile writes a bare stack.
+SEQUENCES = 3
 SUFFIXES = (".tif", ".tiff")
 _NOT_PAGES = str.maketrans("", "", "YXS")
 
@@ -51,6 +53,21 @@ def read_tiff_volume(path: PathLike) -> np.ndarray:
     return moved if moved.ndim == 4 else moved[:, :, None]
 
 
+def read_tiff_slice(path: PathLike) -> np.ndarray:
+    """As :func:`read_tiff_volume`, of a file that is one slice of a case: (H, W, 1, C).
+
+    Raises:
+        ValueError: also for several pages.
+    """
+    pixels = read_tiff_volume(path)
+    if pixels.shape[2] != 1:
+        raise ValueError(
+            f"{path}: {pixels.shape[2]} pages, but a file of a slice holds one image; save the sequences as its "
+            "colours (RGB), or all slices as the pages of one file"
+        )
+    return pixels
+
+
 def _read(path: PathLike) -> tuple[np.ndarray, str]:
     """The pixels as stored, and a letter an axis: Y, X, S for samples (colours), any other for pages."""
     try:
@@ -59,16 +76,34 @@ def _read(path: PathLike) -> tuple[np.ndarray, str]:
             if len(tif.series) != 1:
                 raise ValueError(f"holds {len(tif.series)} images of different kind; one series is needed")
             series = tif.series[0]
-            pixels, axes = series.asarray(), series.axes
+            pixels, axes = _least_is_black(series.asarray(), series.keyframe.photometric), series.axes
+            if "C" in axes and "S" not in axes and pixels.shape[axes.index("C")] == SEQUENCES:
+                axes = axes.replace("C", "S")  # channels of ImageJ and OME
             if len(axes.translate(_NOT_PAGES)) > 1:
                 raise ValueError(f"its pages run over the axes {axes}; one stack of pages is needed")
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:
+        if "imagecodecs" in str(error):
+            raise ValueError(
+                f"{path}: compressed in a way that needs another package ({error}); pip install imagecodecs, or save "
+                "it uncompressed or with deflate"
+            ) from error
         raise ValueError(f"{path}: not a readable TIFF ({error}); fetch or export the file again") from error
     if not np.isfinite(pixels).all():
         raise ValueError(f"{path}: has NaN or infinite pixels; replace them first")
     return pixels, axes
+
+
+def _least_is_black(pixels: np.ndarray, photometric: int) -> np.ndarray:
+    """Pixels whose lowest value is black, whichever way the file has them."""
+    if photometric == tifffile.PHOTOMETRIC.PALETTE:
+        raise ValueError("its pixels are numbers of colours in a palette; save it as grey or RGB")
+    if photometric != tifffile.PHOTOMETRIC.MINISWHITE:
+        return pixels
+    if pixels.dtype.kind not in "bu":
+        raise ValueError(f"its lowest value is white, and {pixels.dtype} has no highest one; save it the other way")
+    return ~pixels
 
 
 def _check_complete(tif: tifffile.TiffFile, size: int) -> None:
@@ -113,6 +148,8 @@ def resolution_of(path: PathLike) -> tuple[Any, ...] | None:
         values = [tags.get(name) for name in ("XResolution", "YResolution", "ResolutionUnit")]
     if values[0] is None or values[1] is None:
         return None
+    if 0 in (values[0].value[1], values[1].value[1]):
+        return None  # 0/0, as some programs write for unknown
     unit = int(values[2].value) if values[2] is not None else 2  # the standard's default: inch
     return None if unit == 1 else (values[0].value, values[1].value, unit)
 

@@ -135,8 +135,8 @@ def _settings(versions: Versions, data: Path, plan: Plan, start: int | None) -> 
         "fold": 0,  # the bundle may be a run of one fold of several
     }
     if start is not None:
-        weights = str((versions.folder(start) / WEIGHTS).resolve())
-        settings["prepare_network"] = f"$bundle.load_weights(@network, {weights!r})"
+        weights = bundles.quoted((versions.folder(start) / WEIGHTS).resolve())
+        settings["prepare_network"] = f"$bundle.load_weights(@network, {weights})"
     if config.get("slices_per_epoch"):  # the recipe's epoch is made for a hundred patients
         slices = sum(1 for path in data.glob("*/*.tif") if not path.stem.endswith("_mask"))
         settings["slices_per_epoch"] = min(int(config["slices_per_epoch"]), slices)

@@ -1,17 +1,14 @@
 """Versions of a bundle's weights: number 0 are its own, and each training on corrected labels adds the next."""
 
-import os
-import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from monai_lgg.io.atomic import partial_folder, remove_leftovers
+
 WEIGHTS = Path("models") / "model.pt"
 #: In the folder of a version: from what and on what it was trained.
 FACTS = "version.json"
-#: A training that is not whole yet, or the copy of the scans that it learns from, with the id of its process.
-_PARTIAL = re.compile(r"^\.(\d+|scans)\.(?P<process>\d+)\.partial$")
 
 
 class Versions:
@@ -69,8 +66,7 @@ class Versions:
         self.parent.mkdir(parents=True, exist_ok=True)
         self.remove_leftovers()
         number = max(self.numbers(), default=0) + 1
-        partial = self.parent / f".{number}.{os.getpid()}.partial"
-        try:
+        with partial_folder(self.parent / str(number)) as partial:
             make(partial)
             if not (partial / WEIGHTS).is_file():
                 raise RuntimeError(f"{self.name}: the training kept no weights, so no version was added")
@@ -82,37 +78,17 @@ class Versions:
                     if not (self.parent / str(number)).exists():
                         raise
                     number += 1
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
     @contextmanager
     def scans(self) -> Iterator[Path]:
         """A new folder for copies of scans; what a killed process leaves is removed by :meth:`remove_leftovers`."""
-        folder = self.parent / f".scans.{os.getpid()}.partial"
-        shutil.rmtree(folder, ignore_errors=True)  # of a process that had the same id
-        folder.mkdir(parents=True)
-        try:
+        with partial_folder(self.parent / "scans") as folder:
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def remove_leftovers(self) -> None:
         """Of trainings that were killed, copies of scans among them."""
-        for path in self.parent.iterdir() if self._exists else ():
-            match = _PARTIAL.match(path.name)
-            if match and not _is_alive(int(match["process"])):
-                shutil.rmtree(path, ignore_errors=True)
+        remove_leftovers(self.parent)
 
     @property
     def _exists(self) -> bool:
         return self.parent.is_dir()
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
+import torch
 from monai.transforms import Compose, LoadImaged, Orientationd
 
 from monai_lgg.io.nifti import is_nifti, read_nifti, spacing_known, write_nifti
@@ -53,11 +54,40 @@ def test_round_trip(tmp_path: Path, affine: np.ndarray, sform: int, qform: int, 
     assert again.dtype == dtype
     np.testing.assert_array_equal(again, voxels)
     np.testing.assert_allclose(back["affine"], affine, atol=1e-4)
-    assert {key: back[key] for key in back if key != "affine"} == {
+    np.testing.assert_allclose(back["qform"], affine, atol=1e-4)
+    assert {key: back[key] for key in back if key not in ("affine", "qform")} == {
         "spacing_known": True, "qform_code": qform, "sform_code": sform, "xyzt_units": 10,
     }  # fmt: skip
     np.testing.assert_allclose(nib.load(copy).header.get_zooms(), [0.5, 1.5, 4], rtol=1e-6)
     assert sorted(item.name for item in tmp_path.iterdir()) == [source.name, copy.name]
+
+
+def test_two_coordinate_systems_both_come_back(tmp_path: Path) -> None:
+    """The scanner's in the qform, a registration's in the sform; ITK reads the first, nibabel the second."""
+    scanner, aligned = RAS, oblique()
+    image = nib.Nifti1Image(counting(*SHAPE), aligned)
+    image.set_qform(scanner, 1)
+    image.set_sform(aligned, 2)
+    nib.save(image, tmp_path / "a.nii")
+    voxels, meta = read_nifti(tmp_path / "a.nii")
+    np.testing.assert_allclose(meta["affine"], aligned, atol=1e-5)
+    write_nifti(tmp_path / "b.nii", voxels[..., 0], meta)
+    for name in ("a.nii", "b.nii"):
+        header = nib.load(tmp_path / name).header
+        np.testing.assert_allclose(header.get_qform(), scanner, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(header.get_sform(), aligned, atol=1e-5, err_msg=name)
+        assert (int(header["qform_code"]), int(header["sform_code"])) == (1, 2)
+
+
+@pytest.mark.parametrize("dtype", [">i2", ">f4", ">u1"])
+def test_big_endian(tmp_path: Path, dtype: str) -> None:
+    values = counting(*SHAPE)
+    header = nib.Nifti1Header(endianness=">")
+    header.set_data_dtype(np.dtype(dtype))
+    nib.save(nib.Nifti1Image(values.astype(dtype), RAS, header=header), tmp_path / "a.nii")
+    voxels, _ = read_nifti(tmp_path / "a.nii")
+    np.testing.assert_array_equal(voxels[..., 0], values)
+    assert torch.as_tensor(voxels).shape == (*SHAPE, 1)  # which takes only the machine's own order
 
 
 def test_units_without_codes_round_trip(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_three_niftis_become_channels(tmp_path: Path) -> None:
 )
 def test_niftis_of_different_geometry(tmp_path: Path, other: dict) -> None:
     paths = [volume(tmp_path / "pre.nii", 0), volume(tmp_path / "flair.nii", 0, **other)]
-    with pytest.raises(ValueError, match=r"flair\.nii: geometry differs from pre\.nii"):
+    with pytest.raises(ValueError, match=r"pre\.nii: geometry differs from flair\.nii"):
         CaseReader().get_data(paths)
 
 

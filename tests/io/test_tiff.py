@@ -1,8 +1,10 @@
 """Every image here is non-square and asymmetric, so that a transposed one cannot pass."""
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import tifffile
 import torch
@@ -10,7 +12,15 @@ from monai.transforms import AsDiscreted, Compose, LoadImaged, SaveImaged
 
 from monai_lgg.io import tiff
 from monai_lgg.io.reader import CaseReader
-from monai_lgg.io.tiff import TiffReader, TiffWriter, read_tiff, read_tiff_volume, resolution_of, write_tiff
+from monai_lgg.io.tiff import (
+    TiffReader,
+    TiffWriter,
+    read_tiff,
+    read_tiff_slice,
+    read_tiff_volume,
+    resolution_of,
+    write_tiff,
+)
 
 READER = "monai_lgg.io.tiff.TiffReader"
 WRITER = "monai_lgg.io.tiff.TiffWriter"
@@ -61,9 +71,11 @@ def test_grey_pages_are_slices_and_never_colours(tmp_path: Path, pages: int, met
     np.testing.assert_array_equal(loaded, wanted[None])
 
 
-def test_imagej_stack_is_slices(tmp_path: Path) -> None:
-    stored = counting(3, H, 7)  # W = 4 would make tifffile write RGBA
-    path = save(tmp_path / "a.tif", stored, imagej=True)
+@pytest.mark.parametrize(("pages", "metadata"), [(3, {"axes": "ZYX"}), (5, None)])
+def test_imagej_stack_is_slices(tmp_path: Path, pages: int, metadata: dict | None) -> None:
+    """Without a word tifffile writes a stack as channels, of which a case has three."""
+    stored = counting(pages, H, 7)  # W = 4 would make tifffile write RGBA
+    path = save(tmp_path / "a.tif", stored, imagej=True, metadata=metadata)
     np.testing.assert_array_equal(read_tiff_volume(path)[..., 0], np.moveaxis(stored, 0, -1))
 
 
@@ -168,8 +180,11 @@ def test_pages_of_different_size(tmp_path: Path) -> None:
 
 
 def test_hyperstack(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.tif", counting(2, 3, H, 7), imagej=True, metadata={"axes": "ZCYX"})
-    with pytest.raises(ValueError, match="run over the axes ZCYX; one stack"):
+    pixels = counting(2, 3, H, 7)
+    path = save(tmp_path / "a.tif", pixels, imagej=True, metadata={"axes": "ZCYX"})
+    np.testing.assert_array_equal(read_tiff_volume(path), pixels.transpose(2, 3, 0, 1))
+    path = save(tmp_path / "b.tif", pixels, imagej=True, metadata={"axes": "TZYX"})
+    with pytest.raises(ValueError, match="run over the axes TZYX; one stack"):
         read_tiff(path)
 
 
@@ -179,6 +194,58 @@ def test_resolution(tmp_path: Path) -> None:
     assert resolution_of(tmp_path / "a.tif") == stated
     write_tiff(tmp_path / "b.tif", counting(H, W))
     assert resolution_of(tmp_path / "b.tif") is None
+
+
+def test_unknown_resolution_is_none(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.tif", counting(H, W), resolution=(72, 72), resolutionunit=2)
+    with tifffile.TiffFile(path) as tif:
+        place = tif.pages.first.tags["XResolution"].valueoffset
+    content = bytearray(path.read_bytes())
+    content[place : place + 8] = bytes(8)  # 0/0, as some programs write for unknown
+    path.write_bytes(content)
+    assert resolution_of(path) is None
+
+
+@pytest.mark.parametrize("options", [{"imagej": True}, {"ome": True}])
+def test_channels_of_imagej_and_ome_are_colours(tmp_path: Path, options: dict) -> None:
+    pixels = counting(3, H, W)
+    path = save(tmp_path / "a.tif", pixels, photometric="minisblack", metadata={"axes": "CYX"}, **options)
+    np.testing.assert_array_equal(read_tiff_volume(path), np.moveaxis(pixels, 0, -1)[:, :, None])
+
+
+def test_a_slice_has_one_page(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(
+        read_tiff_slice(save(tmp_path / "a.tif", counting(H, W, 3), photometric="rgb")), counting(H, W, 1, 3)
+    )
+    path = save(tmp_path / "b.tif", counting(3, H, W), photometric="minisblack")
+    with pytest.raises(ValueError, match=r"b\.tif: 3 pages, but a file of a slice holds one image; save the sequences"):
+        read_tiff_slice(path)
+    with pytest.raises(ValueError, match=r"b\.tif: 3 pages"):
+        CaseReader().get_data([str(path), str(path)])
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint16])
+def test_lowest_value_is_white(tmp_path: Path, dtype: type) -> None:
+    black_lowest = counting(H, W).astype(dtype) if dtype is not bool else counting(H, W) % 3 > 0
+    path = save(tmp_path / "a.tif", ~black_lowest, photometric="miniswhite")
+    np.testing.assert_array_equal(read_tiff(path), black_lowest)
+
+
+def test_pixels_that_are_no_intensities_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.tif", counting(H, W), photometric="palette", colormap=np.zeros((3, 256), np.uint16))
+    with pytest.raises(ValueError, match=r"a\.tif: .*colours in a palette; save it as grey or RGB"):
+        read_tiff(path)
+    path = save(tmp_path / "b.tif", counting(H, W, dtype=np.float32), photometric="miniswhite")
+    with pytest.raises(ValueError, match=r"b\.tif: .*lowest value is white, and float32 has no highest one"):
+        read_tiff(path)
+
+
+def test_compression_that_needs_another_package(tmp_path: Path) -> None:
+    if importlib.util.find_spec("imagecodecs"):
+        pytest.skip("imagecodecs is installed")
+    PIL.Image.fromarray(counting(H, W)).save(tmp_path / "a.tif", compression="tiff_lzw")
+    with pytest.raises(ValueError, match=r"a\.tif: compressed .*LZW.* pip install imagecodecs, or save it"):
+        read_tiff(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("shape", [(H, W), (H, 3), (3, H, W), (5, H, 3), (5, 3, W), (2, H, 1)])

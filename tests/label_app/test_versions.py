@@ -1,4 +1,5 @@
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -41,19 +42,22 @@ def test_a_training_that_fails_leaves_nothing(versions: Versions) -> None:
     with pytest.raises(RuntimeError, match="out of memory"):
         versions.add(fail)
     with pytest.raises(RuntimeError, match="kept no weights"):
-        versions.add(lambda folder: folder.mkdir())
+        versions.add(lambda folder: None)
     assert versions.latest() == 0
     assert list(versions.parent.iterdir()) == []
 
 
 def test_leftovers_of_a_killed_training_are_no_version_and_go_with_the_next(versions: Versions) -> None:
     ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    write(versions.parent / f".1.{int(ended.stdout)}.partial", "half")
-    other = versions.parent / f".1.{os.getppid()}.partial"  # of a process that runs
-    write(other, "half")
+    here = platform.node()
+    write(versions.parent / f".1.{here}.{int(ended.stdout)}-0a.partial", "half")
+    running = versions.parent / f".1.{here}.{os.getppid()}-0a.partial"
+    elsewhere = versions.parent / f".1.no-{here}.{int(ended.stdout)}-0a.partial"  # of a machine with the same disk
+    for other in (running, elsewhere):
+        write(other, "half")
     assert versions.latest() == 0
     versions.add(lambda folder: write(folder, "whole"))
-    assert sorted(path.name for path in versions.parent.iterdir()) == [other.name, "1"]
+    assert sorted(path.name for path in versions.parent.iterdir()) == sorted([elsewhere.name, running.name, "1"])
 
 
 def test_copies_of_scans_go_with_their_training_or_with_the_next_start(versions: Versions) -> None:

@@ -1,0 +1,54 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from monai_lgg.io.atomic import atomic_text, partial_folder, replace_folder
+
+
+def test_two_writers_of_one_folder_leave_a_whole_one(tmp_path: Path) -> None:
+    """The second begins while the first still writes, and ends before it."""
+    final = tmp_path / "case"
+    with partial_folder(final) as first:
+        (first / "mask").write_text("first")
+        with partial_folder(final) as second:
+            assert (first / "mask").exists()
+            (second / "mask").write_text("second")
+            replace_folder(second, final)
+        (first / "result").write_text("first")
+        replace_folder(first, final)
+    assert {path.name: path.read_text() for path in final.iterdir()} == {"mask": "first", "result": "first"}
+    assert list(tmp_path.iterdir()) == [final]
+
+
+def test_a_folder_that_comes_back_between_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    final, replace, tries = tmp_path / "case", os.replace, []
+
+    def other_is_quicker(source: Path, target: Path) -> None:
+        tries.append(target)
+        if len(tries) == 1:
+            final.mkdir()
+            (final / "mask").write_text("other")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", other_is_quicker)
+    with partial_folder(final) as partial:
+        (partial / "mask").write_text("own")
+        replace_folder(partial, final)
+    assert len(tries) == 2
+    assert (final / "mask").read_text() == "own"
+
+
+def test_what_cannot_be_replaced_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    final = tmp_path / "case"
+    final.mkdir()
+    (final / "kept").write_text("")
+    monkeypatch.setattr("shutil.rmtree", lambda *_args, **_options: None)
+    with pytest.raises(OSError, match="not empty"), partial_folder(final) as partial:
+        replace_folder(partial, final)
+    assert (final / "kept").exists()
+
+
+def test_text_with_a_file_name_that_is_no_utf_8(tmp_path: Path) -> None:
+    atomic_text(tmp_path / "a.csv", "M\udcfcller,Müller\n")
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8") == "M\\udcfcller,Müller\n"
