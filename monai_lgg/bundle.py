@@ -241,8 +241,8 @@ def workflow(
     return flow
 
 
-def quoted(path: Path) -> str:
-    """``path`` as a Python string for a configuration, where MONAI would take a #, @ or % in it for a reference."""
+def quoted(path: Path | str) -> str:
+    """A path or text as a Python string for a configuration, in which MONAI would take #, @ and % for references."""
     text = repr(str(path))
     for sign in "#@%":
         text = text.replace(sign, f"\\x{ord(sign):02x}")
@@ -252,6 +252,11 @@ def quoted(path: Path) -> str:
 def _has_parent(config: ConfigParser, key: str) -> bool:
     parent = key.rpartition("#")[0]
     return not parent or parent in config
+
+
+def _trained_fold(bundle: Path, split: Split) -> int:
+    fold = int(stored_settings(bundle).get("fold", 0))
+    return fold if len(split.folds) > fold else 0
 
 
 def prepare_run(bundle: Path, run: Path, overrides: Mapping[str, Any]) -> None:
@@ -301,14 +306,17 @@ def training_split(bundle: Path) -> Split | None:
 
 
 def seen_in_training(bundle: Path, dataset_dir: Path, split_file: Path | None, part: str, fold: int) -> str | None:
-    """A warning that names how many of the patients to evaluate this run was trained or validated on; None for none."""
+    """A warning that names how many of the patients to evaluate this run was trained or validated on; None for none.
+
+    Args:
+        part, fold: that are evaluated; ``all`` needs no split file. The run may be of another fold.
+    """
     split = training_split(bundle)
     if split is None:
         return None
-    if split.level == "slice":
+    if split.level == "slice" and part != "all" and split_file is not None and read_split(split_file).level == "slice":
         return None  # says so itself
-    fold = fold if len(split.folds) > fold else 0
-    used = {name for of in ("train", "validation") for name in split.part(of, fold)}
+    used = {name for of in ("train", "validation") for name in split.part(of, _trained_fold(bundle, split))}
     chosen = {patient.name for patient in read_patients(dataset_dir)}
     if part != "all" and split_file is not None:
         other = read_split(split_file)
@@ -411,6 +419,7 @@ def evaluate(
     Returns:
         The summary, as written to ``output/summary.json``.
     """
+    from monai_lgg.experiments import EVALUATED
     from monai_lgg.tensorboard import write_test_figures
 
     configs = ["train.json", "evaluate.json"]
@@ -431,16 +440,20 @@ def evaluate(
         "device_name": device,
         "show_progress": progress,
         "results_dir": output,
+        "given_settings": [f"${quoted(text)}" for text in settings],
         "warning": seen_in_training(bundle, dataset_dir, split_file, part, fold),
         **chosen,
     }
-    (output / "summary.json").unlink(missing_ok=True)  # of an earlier evaluation
+    for name in ("summary.json", EVALUATED):  # of an earlier evaluation
+        (output / name).unlink(missing_ok=True)
     flow = workflow(bundle, configs, "train", "evaluating", overrides)
     try:
         flow.run()
     finally:
         flow.finalize()
     summary: dict[str, Any] = json.loads((output / "summary.json").read_text())
-    if part == "test" and split_file is not None and read_split(split_file) == training_split(bundle):
+    own = training_split(bundle)
+    given = None if part != "test" or split_file is None else read_split(split_file)
+    if own is not None and own == given and fold == _trained_fold(bundle, own):
         write_test_figures(bundle, summary)
     return summary

@@ -10,7 +10,7 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
 from monai.data import set_rnd
-from monai.handlers import EarlyStopHandler
+from monai.handlers import EarlyStopHandler, ValidationHandler
 from monai.utils import set_determinism
 
 from monai_lgg.io.atomic import atomic_write
@@ -63,6 +63,20 @@ class WeightAverage:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self._handler is not None:
             self.network.load_state_dict(state)
+
+
+class ValidationToTheEnd(ValidationHandler):
+    """MONAI's ValidationHandler by epochs, that validates after the last epoch too.
+
+    Otherwise the epochs after the last multiple of the interval would be trained for nothing: what is kept is decided
+    in a validation.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        def due(engine: Engine, epoch: int) -> bool:
+            return epoch % self.interval == 0 or epoch == engine.state.max_epochs
+
+        engine.add_event_handler(Events.EPOCH_COMPLETED(event_filter=due), self)
 
 
 class BestModelSaver:

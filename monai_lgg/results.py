@@ -38,7 +38,8 @@ MASKS = "masks"
 _UNFINISHED = ".masks"
 #: Facts that a pooled summary keeps where all folders agree.
 _SHARED = (
-    "part", "model_file", "dataset_dir", "split_file", "fold", "split_level", "split_seed", "fingerprint", "leakage"
+    "part", "settings", "model_file", "dataset_dir", "split_file", "fold", "split_level", "split_seed", "fingerprint",
+    "leakage",
 )  # fmt: skip
 
 

@@ -317,7 +317,10 @@ class Reporter:
 
 
 def _save_results(optuna: Any, study: Any, task: Tuning, warning: str) -> Outcome:
-    """``best.json``, an overlay of the bundle's ``train.json``, and pictures of the study in ``plots``."""
+    """``best.json``, an overlay of the bundle's ``train.json``, and pictures of the study in ``plots``.
+
+    The overlay has the values found, the settings of all trials and their split, whose test patients no trial has seen.
+    """
     trials = study.get_trials(deepcopy=False)
     again = _taken_up(trials)
     states = dict(Counter("interrupted" if t.number in again else t.state.name.lower() for t in trials))
@@ -325,7 +328,9 @@ def _save_results(optuna: Any, study: Any, task: Tuning, warning: str) -> Outcom
         return Outcome(None, None, {}, states, warning)
     best = study.best_trial
     values = values_of(task.parameters, best.params)
-    write_settings(task.output / "best.json", values)
+    fixed = bundles.parse_settings(task.settings, [task.bundle / "configs" / "train.json"])
+    split_file = f"${bundles.quoted((task.output / 'split.json').resolve())}"
+    write_settings(task.output / "best.json", {**fixed, **values, "split_file": split_file})
     _plots(optuna, study, task.output / "plots")
     return Outcome(best.number, best.value, values, states, warning)
 

@@ -114,6 +114,18 @@ def test_an_evaluation_is_repeated_when_the_rule_of_decision_changed(
     assert len(fakes.calls) == 3
 
 
+def test_an_evaluation_by_hand_is_not_taken_for_that_of_a_comparison(run: Path, phantoms: Path, tmp_path: Path) -> None:
+    more = {"device": "cpu", "progress": False}
+    found = experiments.evaluate_once(run, phantoms, tmp_path, **more)
+    assert found["settings"] == []
+    by_hand = ("threshold=0.999", "image_size=[64,64]")
+    other = experiments.bundles.evaluate(run, phantoms, tmp_path, settings=by_hand, **more)
+    assert other["settings"] == list(by_hand)
+    assert other["per_patient_dice"] != found["per_patient_dice"]
+    again = experiments.evaluate_once(run, phantoms, tmp_path, **more)
+    assert again["per_patient_dice"] == found["per_patient_dice"]
+
+
 def test_training_seconds_leave_interruptions_out(tmp_path: Path) -> None:
     assert training_seconds(tmp_path) is None
     (tmp_path / "eval").mkdir()

@@ -19,6 +19,7 @@ from monai_lgg.handlers import (
     EpochSeed,
     ResumableEarlyStop,
     TrainingState,
+    ValidationToTheEnd,
     WeightAverage,
     plain_state,
 )
@@ -234,6 +235,19 @@ def epochs_until_stop(patience: int, scores: list[float]) -> int:
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: validator.run([0], max_epochs=1) and None)
     trainer.run([0], max_epochs=len(scores))
     return trainer.state.epoch
+
+
+@pytest.mark.parametrize(
+    ("interval", "epochs", "wanted"), [(1, 3, [1, 2, 3]), (2, 5, [2, 4, 5]), (3, 6, [3, 6]), (9, 4, [4])]
+)
+def test_the_last_epoch_is_validated(interval: int, epochs: int, wanted: list[int]) -> None:
+    seen: list[int] = []
+    trainer = Engine(lambda engine, batch: None)
+    handler = ValidationToTheEnd(interval)
+    handler.validator = SimpleNamespace(run=seen.append)
+    handler.attach(trainer)
+    trainer.run([0], max_epochs=epochs)
+    assert seen == wanted
 
 
 def test_early_stop_patience() -> None:

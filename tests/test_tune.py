@@ -75,11 +75,14 @@ def test_total_over_calls_and_best_as_overlay(phantoms: Path, tmp_path: Path, fa
     assert len({values["learning_rate"] for values in fake.values}) == 4
 
     best = max(fake.values, key=lambda values: -abs(values["learning_rate"] - 0.01))
-    assert outcome.values == best == json.loads((task.output / "best.json").read_text())
+    overlay = json.loads((task.output / "best.json").read_text())
+    assert outcome.values == best == {key: overlay[key] for key in best}
     assert outcome.number == fake.values.index(best)
     assert outcome.value == pytest.approx(1 / (1 + abs(best["learning_rate"] - 0.01)))
     config = bundles.read_config([task.bundle / "configs" / "train.json", task.output / "best.json"])
     assert config["learning_rate"] == best["learning_rate"]
+    assert config.get_parsed_content("split_file") == str((task.output / "split.json").resolve())
+    assert overlay.keys() == {*best, "split_file"}
     assert isinstance(config.get_parsed_content("loss"), DiceLoss | torch.nn.Module)
     assert config["loss"] in LOSSES.values()
     again = bundles.parse_settings(tuple(outcome.settings()), [task.bundle / "configs" / "train.json"])

@@ -218,6 +218,8 @@ def _echo_tuning(outcome: "Outcome", bundle: str, task: "Tuning") -> None:
         click.echo(f"  {shlex.join(words)}")
         files = [str(task.bundle / "configs" / "train.json"), str(task.output / "best.json")]
         click.echo(f'  or as an overlay of MONAI\'s own runner: --config_file "{files}"')
+        if task.epochs:
+            click.echo(f"  both train for the bundle's own number of epochs; the trials had {task.epochs}")
     click.echo(VALIDATION_ONLY)
     if outcome.warning:
         click.echo(f"WARNING: {outcome.warning}")

@@ -1,5 +1,6 @@
 """train, evaluate, predict and demo: run a bundle's own configurations."""
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ def train(
         tracking=tracking,
     )
     click.echo(f"best weights: {weights}")
-    click.echo(f"next: monai-lgg evaluate {run} --data {dataset_dir}; watch: monai-lgg board {run}")
+    evaluating = shlex.join(["monai-lgg", "evaluate", str(run), "--data", str(dataset_dir)])
+    click.echo(f"next: {evaluating}; watch: {shlex.join(['monai-lgg', 'board', str(run)])}")
 
 
 @click.command()
@@ -87,6 +89,8 @@ def evaluate(
     from monai_lgg.evaluation import summary_text
 
     root = bundles.find_bundle(bundle)
+    if output is None and root.is_relative_to(bundles.bundles_dir().resolve()):
+        raise click.UsageError(f"{bundle} is part of the installation, where nothing is written; give -o FOLDER")
     output = output or root / "eval" / part
     summary = bundles.evaluate(
         root,

@@ -28,13 +28,13 @@ CONVENTIONS = {
 
 
 def bootstrap_interval(values: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED) -> list[float]:
-    """Percentile bootstrap 95 % interval of the mean; [NaN, NaN] for no values.
+    """Percentile bootstrap 95 % interval of the mean; [NaN, NaN] for fewer than two values, which tell no spread.
 
     Args:
         values: one a patient, no NaN.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
-    if len(values) == 0:
+    if len(values) < 2:
         return [math.nan, math.nan]
     rng = np.random.default_rng(seed)
     steps = [min(_AT_ONCE, resamples - start) for start in range(0, resamples, _AT_ONCE)]

@@ -30,7 +30,7 @@ COPIES = {
 _DEFAULTS = {"part": "pooled", "distance_unit": "px", "volume_unit": "voxels"}
 _PARTS = {"train": "training"}
 SEQUENCES = {"": "none", "pre": "pre-contrast", "post": "post-contrast", "pre+post": "pre- and post-contrast"}
-_EVALUATION = ("part", "fold", "model_file", "dataset_dir", "split_file", "fingerprint")
+_EVALUATION = ("part", "fold", "settings", "model_file", "dataset_dir", "split_file", "fingerprint")
 #: Columns of the table of patients that are not in METRICS -> heading.
 _MORE_COLUMNS = {
     "slices": "Slices",

@@ -135,6 +135,12 @@ def test_patients_seen_in_training_are_named(run: Path, phantoms: Path, tmp_path
     assert "these are no test" not in invoke("evaluate", run, "--data", phantoms, "-o", tmp_path / "e", "-q").output
 
 
+def test_nothing_is_written_into_the_installation(phantoms: Path) -> None:
+    result = invoke("evaluate", "unet_25d", "--data", phantoms, "--part", "all", "-q")
+    assert result.exit_code == 2
+    assert "unet_25d is part of the installation, where nothing is written; give -o FOLDER" in result.output
+
+
 def test_empty_validation_part(phantoms: Path, tmp_path: Path) -> None:
     split = tmp_path / "split.json"
     assert invoke("data", "split", phantoms, "-o", split, "--fractions", 0.8, 0, 0.2).exit_code == 0
