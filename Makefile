@@ -15,6 +15,7 @@ LABEL_DEMO ?= label-demo
 .PHONY: demo test lint types bundles bundle-check bench clean label-env label-test label-demo label-dicom-test
 
 $(READY): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'monai-lgg needs Python 3.11 or later: make PYTHON=python3.11')"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
 	$(BIN)/python -m pip install --quiet -e ".[dev]" -c constraints.txt

@@ -279,8 +279,9 @@ def prepare_run(bundle: Path, run: Path, overrides: Mapping[str, Any]) -> None:
         raise ValueError(f"{run} exists and is not a run of monai-lgg; choose a new folder for the run")
     begun = json.loads(stored.read_text())
     if begun != dict(overrides):
+        empty = "" if any((run / "models").glob("*.pt")) else " (nothing has been trained in this one: remove it)"
         raise ValueError(
-            f"{run} was begun with {begun}, now {dict(overrides)}; repeat those to go on, or choose a new folder"
+            f"{run} was begun with {begun}, now {dict(overrides)}; repeat those to go on, or choose a new folder{empty}"
         )
 
 
@@ -363,6 +364,7 @@ def train(
     pick_device(device)
     followed = None if tracking is None else tracking_settings(run.resolve(), tracking)
     split = load_split(split_file, dataset_dir) if split_file is not None else None
+    read_patients(dataset_dir)  # before anything is written
     prepare_run(bundle, run, overrides)
     own_split = run / "eval" / "split.json"
     if split is not None and not own_split.exists():

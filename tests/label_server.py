@@ -81,8 +81,11 @@ class LabelServer:
         """Status and JSON of the answer, whatever they are."""
         return self.send("POST", path, json.dumps(content or {}).encode(), "application/json")
 
-    def send(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> tuple[int, Any]:
-        request = urllib.request.Request(self.url + path, body, {"Content-Type": kind} if kind else {}, method=method)
+    def send(
+        self, method: str, path: str, body: bytes | None = None, kind: str = "", **headers: str
+    ) -> tuple[int, Any]:
+        headers |= {"Content-Type": kind} if kind else {}
+        request = urllib.request.Request(self.url + path, body, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 return answer.status, json.loads(answer.read())

@@ -64,6 +64,9 @@ def prepare(
     help="Measure by itself how unsure a model is of each image. [default: yes; with --dicomweb no, because it fetches "
     "and segments every series of the server]",
 )
+@click.option(
+    "--trusted-host", "trusted", multiple=True, metavar="NAME", help="Name by which a proxy in front of it is reached."
+)
 @common_options
 def start(
     studies: Path,
@@ -73,9 +76,10 @@ def start(
     port: int,
     models: Path | None,
     scoring: bool | None,
+    trusted: tuple[str, ...],
     quiet: bool,
 ) -> None:
     """Serve bundles to 3D Slicer, OHIF, CVAT or QuPath by a MONAI Label server. Ctrl-C stops it, with exit code 0."""
     from monai_lgg.label_app.start import Options, start
 
-    start(Options(studies, bundles or ("unet_25d",), dicomweb, host, port, models, scoring), click.echo)
+    start(Options(studies, bundles or ("unet_25d",), dicomweb, host, port, models, scoring, trusted), click.echo)

@@ -1,13 +1,17 @@
 """MONAI Label's stores of images, a folder or a DICOMweb server, with labels checked before they are kept."""
 
+import json
 import logging
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from cachetools import TTLCache, cached
+from filelock import FileLock
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
@@ -16,10 +20,11 @@ from monailabel.interfaces.exception import ImageNotFoundException
 from pydicom.dataset import Dataset
 
 from monai_lgg.errors import deepest
+from monai_lgg.io.atomic import atomic_text
 from monai_lgg.io.nifti import write_nifti
 from monai_lgg.io.reader import CaseReader
 from monai_lgg.label_app.segmentations import NEOPLASM, Drawn, drawn_tumour, mask_of
-from monai_lgg.label_app.studies import check_label, write_binary
+from monai_lgg.label_app.studies import PATTERNS, check_label, check_plain, write_binary
 
 _log = logging.getLogger(__name__)
 
@@ -52,16 +57,49 @@ class StudiesDatastore(LocalDatastore):
     """
 
     def __init__(self, datastore_path: str, *, auto_reload: bool = False, **options: Any) -> None:
-        super().__init__(datastore_path, auto_reload=auto_reload, **options)
+        try:
+            super().__init__(datastore_path, auto_reload=auto_reload, **options)
+        except ValueError as error:
+            raise ValueError(
+                f"{self._datastore_config_path} is damaged ({' '.join(str(error).split())[:100]}); move it away: "
+                "images and labels are found again, scores are measured again"
+            ) from error
         if auto_reload:
-            self._handler.on_moved = self._on_any_event
+            self._handler.on_moved = self._on_renamed
 
     def _list_files(self, path: str, patterns: Sequence[str]) -> dict[str, str]:
         found = super()._list_files(path, patterns)
         return {name: file for name, file in found.items() if not name.startswith(".")}
 
+    def _on_renamed(self, event: Any) -> None:
+        if event.dest_path == self._datastore_config_path:
+            self._init_from_datastore_file()  # reads it only if another process wrote it
+        else:
+            self._on_any_event(event)
+
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        """In one step, so that a full disk or a kill leaves no half of it."""
+        with FileLock(self._lock_file) if lock else nullcontext():
+            path = Path(self._datastore_config_path)
+            atomic_text(path, json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str))
+            self._config_ts = path.stat().st_mtime
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Raises: ValueError: no plain name, no image that can be read, or another image of that name is here."""
+        path = Path(image_filename)
+        image_id = image_id or self._to_id(path.name)[0]
+        check_plain("image", image_id)
+        if not any(fnmatch(path.name, pattern) for pattern in PATTERNS):
+            raise ValueError(f"image {image_id}: {path.name} is none of {', '.join(PATTERNS)}; convert it")
+        CaseReader().get_data([str(path)])
+        known = self.get_image_uri(image_id)
+        if known and Path(known).read_bytes() != path.read_bytes():
+            raise ValueError(f"image {image_id}: another one of this name is here; upload it under a new name")
+        return image_id if known else str(super().add_image(image_id, image_filename, image_info))
+
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
-        """Raises: ValueError: see :func:`monai_lgg.label_app.studies.check_label`."""
+        """Raises: ValueError: no plain tag; see :func:`monai_lgg.label_app.studies.check_label`."""
+        check_plain("label tag", str(label_tag))
         image = self.get_image_uri(image_id)
         if not image:
             raise ImageNotFoundException(f"image {image_id} is not in the studies folder")
@@ -139,8 +177,9 @@ class SeriesDatastore(DICOMWebDatastore):
         """Whatever is above 0 becomes 1, because each value would be a segment of its own.
 
         Raises:
-            ValueError: see :func:`monai_lgg.label_app.studies.check_label`, or a final label without tumour.
+            ValueError: see :func:`monai_lgg.label_app.studies.check_label`; no plain tag; a final label without tumour.
         """
+        check_plain("label tag", str(label_tag))
         image = Path(self.get_image_uri(image_id))
         voxels = check_label(image, Path(label_filename), image_id)
         if label_tag == DefaultLabelTag.FINAL:

@@ -1,7 +1,9 @@
 """MONAI Label's web application, with errors that say what is wrong in place of a bare 500."""
 
+import os
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 from fastapi import HTTPException, Request
 from fastapi.middleware.cors import CORSMiddleware
@@ -11,6 +13,7 @@ from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoun
 from monailabel.interfaces.utils.app import app_instance
 
 from monai_lgg.errors import deepest
+from monai_lgg.label_app.start import LOOPBACK, TRUSTED
 
 #: Error -> status; the first that fits.
 STATUS: tuple[tuple[type[Exception], HTTPStatus], ...] = (
@@ -29,6 +32,8 @@ _NAMES = {
     ("activelearning",): "strategies",
     ("scoring",): "scoring",
 }
+#: How a query says yes.
+_YES = ("1", "true", "on", "t", "y", "yes")
 
 
 def _answer(request: Request, error: Exception) -> JSONResponse:
@@ -49,6 +54,11 @@ for _kind, _ in STATUS:
 async def _refuse_early(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
     """What MONAI Label would begin and fail at later, in another process, or must not do at all."""
     try:
+        _check_sender(request)
+        if request.url.path.startswith("/session") and request.query_params.get("uncompress", "").lower() in _YES:
+            raise ValueError(
+                "archives are not unpacked, because their members could be written anywhere; send the files"
+            )
         _check(request.method, request.url.path.strip("/").split("/"))
     except HTTPException as error:
         return JSONResponse({"detail": error.detail}, error.status_code)
@@ -57,9 +67,27 @@ async def _refuse_early(request: Request, call_next: Callable[[Request], Awaitab
     return await call_next(request)
 
 
+def _check_sender(request: Request) -> None:
+    """That no page of another site is asking, which a browser on this machine would let reach a local server.
+
+    A page sends its own name as Origin. By DNS rebinding it reaches this address under its name, which is in Host.
+    """
+    host = request.headers.get("host", "")
+    origin = request.headers.get("origin")
+    trusted = {*LOOPBACK, *os.environ.get(TRUSTED, "").lower().split(",")}
+    address = (request.scope.get("server") or ("", 0))[0]
+    if address in LOOPBACK and urlsplit(f"//{host}").hostname not in trusted:
+        raise HTTPException(HTTPStatus.FORBIDDEN, f"host {host!r} is not this server's; a proxy needs --trusted-host")
+    if origin and urlsplit(origin).netloc != host and urlsplit(origin).hostname not in trusted - {*LOOPBACK}:
+        raise HTTPException(HTTPStatus.FORBIDDEN, f"pages of {origin} may not use this server")
+
+
 def _check(method: str, words: list[str]) -> None:
     if words[0] == "model" and method in ("PUT", "DELETE"):
         raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, "weights are never replaced; train, which adds a version")
+    if method == "POST" and words == ["train"]:
+        for trainer in app_instance()._trainers.values():
+            trainer.check(app_instance().datastore())
     name = words[-1]
     group = _NAMES.get(tuple(words[:-1])) if method == "POST" else None
     if group is None or name == "wsi":

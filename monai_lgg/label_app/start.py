@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -17,6 +18,8 @@ from monai_lgg.bundle import find_bundle
 from monai_lgg.inference import check_writable
 from monai_lgg.label_app.studies import PATTERNS
 
+#: Variable with the host names that are trusted besides those of this machine, between commas.
+TRUSTED = "MONAI_LGG_LABEL_TRUSTED"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -32,6 +35,7 @@ class Options:
         models: folder of the versions that are trained; None is ``models`` in the studies folder.
         scoring: measure by itself how unsure the networks are of unlabelled images. None does so for a folder; not with
             ``dicomweb``, where it would fetch every series of the server.
+        trusted: names by which a proxy in front of the server is reached.
     """
 
     studies: Path
@@ -41,6 +45,7 @@ class Options:
     port: int = 8000
     models: Path | None = None
     scoring: bool | None = None
+    trusted: Sequence[str] = ()
 
 
 def start(options: Options, say: Callable[[str], Any]) -> None:
@@ -123,6 +128,8 @@ def _environment(options: Options, roots: Sequence[Path], port: int) -> dict[str
         "MONAI_LABEL_APP_CONF": json.dumps(conf),
         "MONAI_LABEL_SERVER_PORT": str(port),
     }
+    if options.trusted:
+        own[TRUSTED] = ",".join(options.trusted)
     if options.scoring is not None:
         own["MONAI_LABEL_AUTO_UPDATE_SCORING"] = str(options.scoring).lower()
     choices = {
@@ -154,9 +161,10 @@ def _serve(options: Options, listening: socket.socket, say: Callable[[str], Any]
     instance = app_instance()
     host, port = listening.getsockname()[:2]
     say(f"models: {', '.join(instance.models)}; images: {len(instance.datastore().list_images())}")
-    say(f"MONAI Label server: http://{host}:{port} (Ctrl-C stops it)")
+    say(f"MONAI Label server: http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C stops it)")
     if options.host not in LOOPBACK:
         say(f"WARNING: {options.host} can be reached by others, and the server asks for no password")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or what runs in the background would outlive the server
     config = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False)
     try:
         uvicorn.Server(config).run(sockets=[listening])

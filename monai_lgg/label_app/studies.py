@@ -24,6 +24,8 @@ from monai_lgg.saving import to_display
 LABELS = Path("labels") / "final"
 #: What the datastore takes as images.
 PATTERNS = ("*.nii.gz", "*.nii", "*.tif")
+#: Of an image's id or a label's tag, which become parts of paths.
+_PLAIN = re.compile(r"\w[\w .+()@-]*")
 #: Of a voxel's shortest side, by which the corners of a label may lie off those of its image.
 OFF = 0.5
 
@@ -52,6 +54,16 @@ class Prepared:
     failed: dict[str, str] = field(default_factory=dict)
 
 
+def check_plain(what: str, name: str) -> None:
+    """That a name which others send can be no path.
+
+    Raises:
+        ValueError: it has a slash, or begins with a dot, or is empty.
+    """
+    if not _PLAIN.fullmatch(name):
+        raise ValueError(f"{what} {name!r} is no plain name; give letters, digits, spaces and . - _ + ( ) @")
+
+
 def prepare_studies(
     source: Path,
     studies: Path,
@@ -68,10 +80,11 @@ def prepare_studies(
         slices: write the slices as they are, ``<patient>_<n>.tif`` with all channels, in place of volumes.
         labelled: of the patients with masks, how many get their labels, the first by name; None for all.
     """
+    folders = patient_folders(source)
     (studies / LABELS).mkdir(parents=True, exist_ok=True)
     done = Prepared()
     left = labelled
-    for folder in progress(patient_folders(source)):
+    for folder in progress(folders):
         try:
             patient = read_patient(folder)
             with_labels = patient.has_labels and (left is None or left > 0)

@@ -108,6 +108,14 @@ class Training(TrainTask):
         check_labels(_pairs(datastore))
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """What is wrong with the request or the labels ends the task with one line, which the server shows."""
+        try:
+            return self._train(request, datastore)
+        except ValueError as error:
+            _log.error(f"{self.versions.name} was not trained: {error}")
+            raise SystemExit(1) from error
+
+    def _train(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         plan = Plan(
             epochs=int(request.get("max_epochs", Plan.epochs)),
             validation=float(request.get("val_split", Plan.validation)),

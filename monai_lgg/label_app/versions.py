@@ -58,7 +58,7 @@ class Versions:
         return self.bundle if number == 0 else self.parent / str(number)
 
     def add(self, make: Callable[[Path], None]) -> int:
-        """Let ``make`` build the next version in a folder that it is given; the version appears only when whole.
+        """Let ``make`` build the next version in an empty folder; the version appears only when whole.
 
         Returns:
             Its number.

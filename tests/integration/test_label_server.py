@@ -211,6 +211,52 @@ def test_save_label_and_those_that_do_not_fit(server: LabelServer, studies: Path
     assert "image unknown is not in the studies folder" in error.value.msg
 
 
+def form(path: Path, field: str) -> tuple[bytes, str]:
+    """A file as a form, and the type of that content."""
+    head = f'--edge\r\nContent-Disposition: form-data; name="{field}"; filename="{path.name}"\r\n\r\n'
+    return head.encode() + path.read_bytes() + b"\r\n--edge--\r\n", "multipart/form-data; boundary=edge"
+
+
+def test_nothing_is_written_outside_the_studies_or_over_a_scan(
+    server: LabelServer, studies: Path, tmp_path: Path
+) -> None:
+    image, label, script = tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", tmp_path / "c.nii.gz"
+    nib.save(nib.Nifti1Image(bright(pattern(40, 50, 6)), np.eye(4)), image)
+    nib.save(nib.Nifti1Image(np.ones((40, 50, 6), np.uint8), OBLIQUE), label)
+    script.write_text("rm -rf /")
+    before = {path: path.read_bytes() for path in studies.parent.rglob("*.nii.gz")}
+    for method, path, file, field, message in [
+        ("PUT", "/datastore/image?image=../escaped", image, "file", "image '../escaped' is no plain name"),
+        ("PUT", "/datastore/label?image=oblique&tag=../../escaped", label, "label", "'../../escaped' is no plain name"),
+        ("PUT", "/datastore/image?image=oblique", image, "file", "image oblique: another one of this name is here"),
+        ("PUT", "/datastore/image?image=script", script, "file", "not a readable NIfTI file"),
+        ("PUT", "/session/?uncompress=true", image, "files", "archives are not unpacked"),
+    ]:
+        status, answer = server.send(method, path, *form(file, field))
+        assert (status, message in answer["detail"]) == (422, True), answer
+    assert {path: path.read_bytes() for path in studies.parent.rglob("*.nii.gz")} == before
+    status, _ = server.send("PUT", "/datastore/image?image=oblique", *form(studies / "oblique.nii.gz", "file"))
+    assert status == 200  # the same once more
+
+
+def test_pages_of_other_sites_are_refused(server: LabelServer) -> None:
+    for headers in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Host": "evil.example"}):
+        status, answer = server.send("GET", "/info/", **headers)
+        assert status == 403, (headers, answer)
+    for headers in ({"Origin": server.url}, {"Host": f"localhost:{server.port}"}):
+        assert server.send("GET", "/info/", **headers)[0] == 200, headers
+
+
+def test_a_bad_plan_of_training_is_one_line(server: LabelServer) -> None:
+    status, _ = server.post("/train/run", {"max_epochs": 0})
+    assert status == 200
+    task = server.wait_for("/train/")
+    assert task["status"] == "ERROR"
+    lines = "\n".join(str(line) for line in task["details"])
+    assert "run was not trained: max_epochs 0 is not 1 or more" in lines
+    assert "Traceback" not in lines
+
+
 def test_training_adds_a_version_that_is_then_in_use(
     server: LabelServer, bundles: dict[str, Path], studies: Path
 ) -> None:
@@ -308,6 +354,36 @@ def test_killed_in_training_the_next_start_serves_the_last_whole_version(
         assert len({name.split(".")[-2].split("-")[0] for name in left}) == 1, left  # what the killed one left is gone
         assert server.stop() == 0, server.log.read_text()  # Ctrl-C, with a training under way
     assert [path.name for path in (models / "run").iterdir() if not path.name.startswith(".")] == []
+
+
+def test_terminated_it_ends_its_training_too(run: Path, phantoms: Path, tmp_path: Path) -> None:
+    studies, models = tmp_path / "studies", tmp_path / "models"
+    prepare_studies(phantoms, studies, labelled=3)
+    with LabelServer(tmp_path / "log", studies, "--bundles", run, "--models", models, "--no-scoring") as server:
+        server.client.train_start("run", {"max_epochs": 500})
+        wait_for_training(server, models / "run")
+        server.process.terminate()
+        assert server.process.wait(timeout=PATIENCE) == 0, server.log.read_text()
+    epoch = training_epochs(models / "run")
+    time.sleep(5)
+    assert training_epochs(models / "run") == epoch, "the training goes on without its server"
+
+
+def training_epochs(folder: Path) -> list[float]:
+    return [path.stat().st_mtime for path in folder.glob(".*.partial/models/checkpoint.pt")]
+
+
+def test_a_damaged_table_of_the_studies_is_named(run: Path, phantoms: Path, tmp_path: Path) -> None:
+    studies = tmp_path / "studies"
+    prepare_studies(phantoms, studies, labelled=1)
+    (studies / "datastore_v2.json").write_text('{"objects": {')
+    words = ["-m", "monai_lgg.cli", "label", "start", "--studies", studies, "--bundles", run, "--port", "0"]
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], capture_output=True, text=True, env=environment(), timeout=PATIENCE
+    )
+    assert done.returncode == 1
+    assert "datastore_v2.json is damaged" in done.stderr
+    assert "move it away: images and labels are found again" in done.stderr
 
 
 def test_an_empty_folder_that_is_filled_while_it_is_served(run: Path, phantoms: Path, tmp_path: Path) -> None:

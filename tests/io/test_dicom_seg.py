@@ -192,9 +192,13 @@ def test_of_patient_and_study_only_what_a_pacs_files_by_is_carried_over(tmp_path
     found = pydicom.dcmread(tmp_path / "seg.dcm")
     same = {name for name in source_names | CARRIED if name in found and name in source and found[name] == source[name]}
     assert same == {name for name in CARRIED if name in source}
+    secrets = {"SECRET", *map(str, SECRET.values())}
     for element in found.iterall():
+        text = str(element.value)
         if element.VR != "SQ":
-            assert not any(str(value) in str(element.value) for value in {"SECRET", *SECRET.values()}), element
+            assert text not in secrets, element
+            # of the shorter ones, any of the many digits of random UIDs can be a part
+            assert not any(secret in text for secret in secrets if len(secret) > 5), element
 
 
 def test_poor_headers(tmp_path: Path) -> None:

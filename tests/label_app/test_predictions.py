@@ -65,7 +65,7 @@ def test_versions_are_told_apart(predictions: Predictions, tmp_path: Path) -> No
     write_tiff(tmp_path / "a.tif", image[..., 0])
 
     def blind(folder: Path) -> None:
-        shutil.copytree(predictions.versions.bundle, folder)
+        shutil.copytree(predictions.versions.bundle, folder, dirs_exist_ok=True)
         torch.save(BrightFlair(level=2.0).state_dict(), folder / "models" / "model.pt")
 
     assert predictions.mask(tmp_path / "a.tif")[1]["voxels"] == mask.sum()

@@ -10,7 +10,15 @@ from click.testing import CliRunner
 from monai_lgg.cases import read_labels, read_patient
 from monai_lgg.cli import main
 from monai_lgg.io.reader import CaseReader
-from monai_lgg.label_app.studies import LABELS, Pair, check_label, export_patients, patients_of, prepare_studies
+from monai_lgg.label_app.studies import (
+    LABELS,
+    Pair,
+    check_label,
+    check_plain,
+    export_patients,
+    patients_of,
+    prepare_studies,
+)
 from monai_lgg.phantom import write_patients
 
 
@@ -151,3 +159,14 @@ def test_a_bad_pair_is_left_out_with_its_reason(source: Path, tmp_path: Path) ->
     assert len(names) == 2
     assert list(failed) == [pairs[1].image.name]
     assert "not a readable NIfTI" in failed[pairs[1].image.name]
+
+
+@pytest.mark.parametrize("name", ["TCGA_CS_4941", "P 1", "scan.2", "Müller-1", "a+b (2)@3"])
+def test_plain_names(name: str) -> None:
+    check_plain("image", name)
+
+
+@pytest.mark.parametrize("name", ["", "..", "../a", "a/b", ".hidden", "a\\b", "/etc", "a\n"])
+def test_names_that_are_paths_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"label tag .* is no plain name; give letters"):
+        check_plain("label tag", name)
