@@ -24,7 +24,7 @@ from monai_lgg.io.atomic import atomic_text
 from monai_lgg.io.nifti import write_nifti
 from monai_lgg.io.reader import CaseReader
 from monai_lgg.label_app.segmentations import NEOPLASM, Drawn, drawn_tumour, mask_of
-from monai_lgg.label_app.studies import PATTERNS, check_label, check_plain, write_binary
+from monai_lgg.label_app.studies import check_label, check_plain, write_binary
 
 _log = logging.getLogger(__name__)
 
@@ -89,8 +89,8 @@ class StudiesDatastore(LocalDatastore):
         path = Path(image_filename)
         image_id = image_id or self._to_id(path.name)[0]
         check_plain("image", image_id)
-        if not any(fnmatch(path.name, pattern) for pattern in PATTERNS):
-            raise ValueError(f"image {image_id}: {path.name} is none of {', '.join(PATTERNS)}; convert it")
+        if not any(fnmatch(path.name, pattern) for pattern in self._extensions):
+            raise ValueError(f"image {image_id}: {path.name} is none of {', '.join(self._extensions)}; convert it")
         CaseReader().get_data([str(path)])
         known = self.get_image_uri(image_id)
         if known and Path(known).read_bytes() != path.read_bytes():
