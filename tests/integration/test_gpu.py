@@ -3,7 +3,6 @@
 On a machine with a GPU: ``pytest -m gpu``.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from monai_lgg.experiments import training_progress
 from monai_lgg.inference import predict
 from monai_lgg.io.tiff import read_tiff
 from monai_lgg.prediction_inputs import prediction_records
-from tests.integration.test_processes import TINY_ARGS, call
+from tests.integration.test_processes import train_in_ranks
 from tests.test_bundle_journeys import small, whole_and_resumed
 
 DEVICE = "cuda"
@@ -93,20 +92,7 @@ def test_a_batch_is_augmented_where_it_is() -> None:
 
 
 def test_one_rank_with_nccl(phantoms: Path, tmp_path: Path) -> None:
-    root = tmp_path / "ranks"
-    bundles.prepare_run(bundles.find_bundle("unet_cosine"), root, {})
-    files = f"['{root}/configs/train.json','{root}/configs/multi_gpu_train.json']"
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=1",
-        "-m",
-        "monai.bundle",
-    ]
-    args = ["run", "training", "--config_file", files, "--bundle_root", root, "--dataset_dir", phantoms]
-    call([*torchrun, *args, "--max_epochs", 1, *TINY_ARGS], tmp_path)
+    root = train_in_ranks(1, phantoms, tmp_path)
     assert training_progress(root)["epochs"] == 1
 
 

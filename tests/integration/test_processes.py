@@ -140,25 +140,23 @@ def test_wrong_bundle_root_is_refused(phantoms: Path, tmp_path: Path) -> None:
     assert not list(here.iterdir())
 
 
-def test_two_ranks_on_a_cpu(phantoms: Path, tmp_path: Path) -> None:
-    root = tmp_path / "ranks"
+def train_in_ranks(count: int, phantoms: Path, folder: Path) -> Path:
+    """An epoch of unet_cosine by so many processes; the folder of the run."""
+    root = folder / "ranks"
     prepare_run(find_bundle("unet_cosine"), root, {})
     files = f"['{root}/configs/train.json','{root}/configs/multi_gpu_train.json']"
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        "-m",
-        "monai.bundle",
-    ]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", "-m", "monai.bundle"]
     args = ["run", "training", "--config_file", files, "--bundle_root", root, "--dataset_dir", phantoms]
-    call([*torchrun, *args, "--max_epochs", 1, *TINY_ARGS], tmp_path)
+    call([sys.executable, *torchrun, *args, "--max_epochs", 1, *TINY_ARGS], folder)
+    return root
+
+
+def test_two_ranks_on_a_cpu(phantoms: Path, tmp_path: Path) -> None:
+    root = train_in_ranks(2, phantoms, tmp_path)
     state = torch.load(root / "models" / "model.pt", weights_only=True)
     assert not any(name.startswith("module.") for name in state)
     assert len(list((root / "eval").glob("events*"))) == 1
-    args[args.index(files)] = root / "configs" / "train.json"  # the ranks' weights evaluate without them
+    # the ranks' weights evaluate without them
     call([*CLI, "evaluate", root, "--data", phantoms, "-q", "--set", "image_size=[64,64]",
           "--set", "network_def#features=[8,8,8,8,8,8]"], tmp_path)  # fmt: skip
 
