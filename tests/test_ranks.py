@@ -1,46 +1,38 @@
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-#: A thread of Gloo is the last to hold the tensor, and is still letting go of it when the program ends.
+#: A thread of Gloo is the last to hold the tensor, and slow to let go of it.
 SLOW_TO_LET_GO = """
 import time, weakref
 import torch, torch.distributed as dist
 from monai_lgg import ranks
 dist.init_process_group("gloo", init_method="file://{store}", rank=0, world_size=1)
 group = dist.group.WORLD  # as DistributedDataParallel holds it
+gone = []
 tensor = torch.ones(4_000_000)
-held = weakref.ref(tensor, lambda _: [time.sleep(0.001) for _ in range(300)])
+held = weakref.ref(tensor, lambda _: (time.sleep(0.5), gone.append(True)))
 work = dist.all_reduce(tensor, async_op=True)
 del tensor, work
-{leave}
+ranks.leave()
 assert not dist.is_initialized()
+assert gone, "the thread still holds the tensor"
 """
 
 
-@pytest.mark.parametrize(
-    ("leave", "code"),
-    [
-        ("ranks.leave()", 0),
-        # why there is a pause; once this ends well too, torch no longer needs it
-        ("dist.destroy_process_group()", -signal.SIGABRT),
-    ],
-)
-def test_a_rank_ends_well_although_its_threads_are_slow(tmp_path: Path, leave: str, code: int) -> None:
-    program = SLOW_TO_LET_GO.format(store=tmp_path / "store", leave=leave)
+def test_a_rank_ends_well_although_its_threads_are_slow(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", SLOW_TO_LET_GO.format(store=tmp_path / "store")],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert done.returncode == code, done.stderr
+    assert done.returncode == 0, done.stderr
 
 
 def test_leaving_without_a_group_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
 import io
+import itertools
 import json
 import logging
 import math
@@ -17,6 +18,7 @@ from tensorboard.plugins.hparams.metadata import (
     SESSION_START_INFO_TAG,
     parse_session_start_info_plugin_data,
 )
+from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 
 from monai_lgg import bundle as bundles
@@ -71,6 +73,12 @@ def run_folder(root: Path) -> Path:
 
 class TestRunEvents:
     """A training of 3 epochs of 2 iterations that writes a point each."""
+
+    @pytest.fixture(autouse=True)
+    def a_second_between_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Event files are read in the order of their names, which a start has from the second and its process."""
+        seconds = itertools.count(1_700_000_000)
+        monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda: next(seconds)))
 
     @staticmethod
     def train(root: Path, stop_in: int = 0, epochs: int = 3) -> None:
