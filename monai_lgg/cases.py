@@ -215,19 +215,19 @@ def _background(minimum: float, dark: float, middle: float, light: float) -> flo
     return dark if middle - dark < FLAT * (light - middle) else minimum
 
 
-def background_among_tissue(volume: np.ndarray) -> float | None:
-    """The background of a volume that was normalized within the head, and so has tissue darker than it; mostly None.
+def background_among_tissue(volume: np.ndarray) -> bool:
+    """Whether a volume was normalized within the head, and so has tissue darker than its background.
 
     Z-scores of the head with zeros around it, as other pipelines prepare their images, are such a volume. How dark
     black was cannot be told from them, so nothing mends them.
     """
     corner = volume[(0,) * volume.ndim]
     if (volume[np.ix_(*[[0, -1]] * volume.ndim)] != corner).any():
-        return None
+        return False
     lowest, highest = float(volume.min()), float(volume.max())
     if float(corner) - lowest <= AMONG_TISSUE * (highest - lowest):
-        return None
-    return float(corner) if (volume == corner).mean() >= FLAT_SHARE else None
+        return False
+    return bool((volume == corner).mean() >= FLAT_SHARE)
 
 
 def _percentile(values: np.ndarray, counts: np.ndarray, percent: float) -> float:

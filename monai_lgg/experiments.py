@@ -190,8 +190,9 @@ def training_progress(run: Path) -> dict[str, Any]:
     """How far a run is; empty when nothing says so.
 
     Returns:
-        ``epochs`` trained, ``max_epochs``, ``stopped_early``, ``best_epoch``, ``best``, and ``pretrained``: whether it
-        began from pretrained weights (None where the recipe has none, or an earlier version trained it).
+        ``epochs`` trained, ``max_epochs``, ``stopped_early``, ``best_epoch``, ``best``; ``pretrained``: whether it
+        began from pretrained weights (None where the recipe has none, or an earlier version trained it);
+        ``environments``: machine and versions it was trained with, several when it went on with others.
     """
     checkpoint = run / "models" / "checkpoint.pt"
     if checkpoint.is_file():
@@ -202,6 +203,7 @@ def training_progress(run: Path) -> dict[str, Any]:
             "max_epochs": progress["max_epochs"],
             "stopped_early": progress.get("stopped_early", False),
             "pretrained": progress.get("pretrained"),
+            "environments": progress.get("environments", []),
             "best_epoch": best.get("best_epoch"),
             "best": best.get("best"),
         }

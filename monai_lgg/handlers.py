@@ -13,6 +13,7 @@ from monai.data import set_rnd
 from monai.handlers import EarlyStopHandler, ValidationHandler
 from monai.utils import set_determinism
 
+from monai_lgg.environment import environment
 from monai_lgg.io.atomic import atomic_write
 
 _log = logging.getLogger(__name__)
@@ -153,6 +154,8 @@ class ResumableEarlyStop(EarlyStopHandler):
 class TrainingState:
     """Saves all that a training needs to go on after each epoch, and goes on from it at the start.
 
+    The checkpoint also says in which environment each start of the training ran, where that changed.
+
     Args:
         path: of the checkpoint; replaced in one step.
         objects: name -> thing with state_dict / load_state_dict (network, optimizer, schedule, best, early stop).
@@ -175,6 +178,7 @@ class TrainingState:
         self.resume = resume
         self.save = save
         self.pretrained = pretrained
+        self.environments = [environment()]
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.load)
@@ -196,6 +200,7 @@ class TrainingState:
             "max_epochs": engine.state.max_epochs,
             "stopped_early": bool(engine.should_terminate),
             "pretrained": self.pretrained,
+            "environments": self.environments,
         }
         atomic_write(self.path, lambda partial: torch.save(state, partial))
 
@@ -220,6 +225,8 @@ class TrainingState:
                     "configuration it was made with, or start a new run"
                 ) from error
         self.pretrained = progress.get("pretrained")
+        earlier = progress.get("environments", [])
+        self.environments = [*earlier, *(now for now in self.environments if now not in earlier[-1:])]
         engine.state.epoch, engine.state.iteration = progress["epoch"], progress["iteration"]
         if progress.get("stopped_early"):
             engine.terminate()  # nothing is left to train

@@ -177,7 +177,7 @@ def _of_the_image(image: np.ndarray, reference: Reference | None) -> list[Flag]:
     flags = _black_slices(image)
     if image.shape[-1] == 1:
         flags.append(Flag("one slice", "a single slice: the network sees no neighbours, and nothing else was checked"))
-    if background_among_tissue(_flair(image)) is not None:
+    if background_among_tissue(_flair(image)):
         reason = "the background lies among the values of tissue, as after a z-score within the head: give the original"
         return [*flags, Flag("normalized", reason)]
     flair = medians(_flair(image)[..., :: max(1, image.shape[-1] // ENOUGH_SLICES)])

@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate
 from monai_lgg.components import component_sizes
 from monai_lgg.decision import decide
 from monai_lgg.diameter import longest_axial_diameter
+from monai_lgg.environment import environment
 from monai_lgg.io.atomic import atomic_text, partial_folder, replace_folder
 from monai_lgg.io.nifti import is_nifti, mm_per_unit, write_nifti
 from monai_lgg.io.reader import CaseReader
@@ -277,8 +278,6 @@ def write_manifest(output: Path, bundle: Path, options: Mapping[str, Any], count
         options: of the call, such as the threshold; with ``ensemble`` the weights are those of the ensemble.
         counts: of cases, by their status.
     """
-    from monai_lgg.report.environment import environment
-
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
     content = {
         "date_utc": datetime.now(UTC).isoformat(timespec="seconds"),

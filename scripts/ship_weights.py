@@ -22,11 +22,11 @@ import torch
 
 from monai_lgg import bundle as bundles
 from monai_lgg.crossval import merged_weights
+from monai_lgg.environment import environment
 from monai_lgg.experiments import training_progress
 from monai_lgg.io.atomic import atomic_text
 from monai_lgg.phantom import write_patients
 from monai_lgg.reference import measure_reference, save_reference
-from monai_lgg.report.environment import environment
 from monai_lgg.splits import PARTS, Split, read_split, save_split
 
 #: Phantoms on which every test run repeats the figures.

@@ -45,7 +45,8 @@ def test_progress_of_a_run(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, epochs=3, max_epochs=9, best=0.25)
     found = training_progress(tmp_path)
     assert found == {
-        "epochs": 3, "max_epochs": 9, "stopped_early": False, "pretrained": None, "best_epoch": 1, "best": 0.25,
+        "epochs": 3, "max_epochs": 9, "stopped_early": False, "pretrained": None, "environments": [], "best_epoch": 1,
+        "best": 0.25,
     }  # fmt: skip
     (tmp_path / "models" / "checkpoint.pt").unlink()
     experiments.write_settings(tmp_path / experiments.TRAINED, found)

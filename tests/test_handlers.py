@@ -299,6 +299,28 @@ def test_a_resumed_training_keeps_what_its_weights_began_with(tmp_path: Path) ->
         assert torch.load(state.path, weights_only=True)["progress"]["pretrained"] is True
 
 
+def test_a_checkpoint_says_where_its_training_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = {"torch": "1.0"}, {"torch": "2.0"}
+
+    def killed_in(epoch: int, environment: dict[str, str]) -> list[dict[str, str]]:
+        def step(engine: Engine, batch: Any) -> None:
+            if engine.state.epoch == epoch:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(handlers, "environment", lambda: environment)
+        engine = Engine(step)
+        state = TrainingState(str(tmp_path / "checkpoint.pt"), {"network": network_of(1)})
+        state.attach(engine)
+        with pytest.raises(KeyboardInterrupt):
+            engine.run([0], max_epochs=9)
+        found: list[dict[str, str]] = torch.load(state.path, weights_only=True)["progress"]["environments"]
+        return found
+
+    assert killed_in(2, old) == [old]
+    assert killed_in(3, old) == [old]
+    assert killed_in(4, new) == [old, new]
+
+
 def test_the_last_model_is_kept_whatever_its_score(tmp_path: Path) -> None:
     network = torch.nn.Linear(1, 1, bias=False)
     saver = BestModelSaver(network, str(tmp_path / "model.pt"), keep="last")

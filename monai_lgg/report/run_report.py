@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from monai_lgg.cases import data_root, read_patients
+from monai_lgg.environment import environment
 from monai_lgg.experiments import training_progress
 from monai_lgg.metrics import METRICS, unit_of
 from monai_lgg.metrics.summary import CONVENTIONS
 from monai_lgg.report import charts, curves, examples
 from monai_lgg.report.architecture import draw, network_of
-from monai_lgg.report.environment import environment, overrides_of, settings_of
 from monai_lgg.report.page import Cell, Picture, cell, chart, checked_output, is_undefined, save_page
+from monai_lgg.report.settings import overrides_of, settings_of
 from monai_lgg.results import Results, read_results
 from monai_lgg.splits import PARTS, Split, read_split
 
@@ -74,6 +75,7 @@ def gather(results: Results, run: Path | None, data: Path | None) -> dict[str, A
     summary = {**_DEFAULTS, **results.summary}
     results = replace(results, summary=summary)
     cases, no_cases = _cases(results, data)
+    training = {} if run is None else training_progress(run)
     network, no_network = _try(lambda: None if run is None else network_of(run), "this is no run")
     return {
         "title": f"{_name(run or results.folder)}: results on {_PARTS.get(summary['part'], summary['part'])} patients",
@@ -105,7 +107,8 @@ def gather(results: Results, run: Path | None, data: Path | None) -> dict[str, A
         "network": network,
         "diagram": None if network is None else draw(network.stages),
         "no_network": no_network,
-        "pretrained": None if run is None else training_progress(run).get("pretrained"),
+        "pretrained": training.get("pretrained"),
+        "environments": training.get("environments", []),
         "environment": environment(),
         "overrides": {} if run is None else overrides_of(run),
         "settings": {} if run is None else settings_of(run),

@@ -337,6 +337,18 @@ def test_what_the_training_began_from(run: Path, parse: Parse, pretrained: bool 
     assert re.findall(f"Its training began from ({'|'.join(said or ['.'])})", text) == said
 
 
+def test_where_the_training_ran(run: Path, parse: Parse) -> None:
+    assert "Environment of the training" not in parse(write_report(run)).text
+    write_checkpoint(run, epochs=2, environments=[{"torch": "9.8.7"}])
+    assert re.search(r"Environment of the training\s+torch\s*9\.8\.7", parse(write_report(run)).text)
+    write_checkpoint(run, epochs=2, environments=[{"torch": "9.8.7"}, {"torch": "9.9.9"}])
+    said = re.findall(r"Environment of the training, ([\w ]+)\s+torch\s*([\d.]+)", parse(write_report(run)).text)
+    assert [(when.strip(), version) for when, version in said] == [
+        ("at its start", "9.8.7"),
+        ("as it went on after an interruption", "9.9.9"),
+    ]
+
+
 def test_network_that_cannot_be_built(run: Path, parse: Parse) -> None:
     train = json.loads((run / "configs" / "train.json").read_text())
     train["network_def"]["features"] = "wide"
