@@ -139,7 +139,7 @@ def tune(task: Tuning, trials: int) -> Outcome:
         }
         agreed_settings(task.output / SETTINGS, wanted)
     epochs = task.epochs or int(fixed.get("max_epochs", bundles.read_config(config)["max_epochs"]))
-    with _clear_lock_error(task.output), warnings.catch_warnings():
+    with _clear_lock_error(optuna, task.output), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         with _turn(task.output):  # two processes would both make the tables
             study = _open_study(optuna, task.output, epochs)
@@ -245,8 +245,6 @@ def _check_hope(study: Any, states: Any) -> None:
 
 def _train_trial(optuna: Any, task: Tuning, trial: Any, run: Path, values: dict[str, Any]) -> float:
     """Train one run, or go on with it; its best validation Dice."""
-    from sqlalchemy.exc import SQLAlchemyError
-
     number = trial.number
     shown = ", ".join(f"{key} {value}" for key, value in values.items())
     _log.info(f"trial {number}: {shown}")
@@ -254,8 +252,8 @@ def _train_trial(optuna: Any, task: Tuning, trial: Any, run: Path, values: dict[
         pruned = _train(task, run.resolve(), values_of(task.parameters, values), trial)
     except Exception as error:
         cause = deepest(error)
-        if isinstance(cause, OSError | SQLAlchemyError):
-            raise cause from error  # a full disk or a locked study: no trial can go on
+        if isinstance(cause, (OSError, *_study_errors(optuna))):
+            raise cause from cause.__cause__  # a full disk or a locked study: no trial can go on
         trial.set_user_attr("error", f"{type(cause).__name__}: {cause}")
         _log.warning(f"trial {number} failed: {cause}")
         raise ValueError(f"trial {number}: {cause}") from error
@@ -377,16 +375,21 @@ def _turn(output: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _clear_lock_error(output: Path) -> Iterator[None]:
-    from sqlalchemy.exc import SQLAlchemyError
-
+def _clear_lock_error(optuna: Any, output: Path) -> Iterator[None]:
     try:
         yield
-    except SQLAlchemyError as error:
-        raise OSError(_locked(output / "study.db", error)) from error
+    except _study_errors(optuna) as error:
+        raise OSError(_locked(output / "study.db", error.__cause__ or error)) from error
 
 
-def _locked(path: Path, error: Exception) -> str:
+def _study_errors(optuna: Any) -> tuple[type[Exception], ...]:
+    """What comes out when the study's database cannot be used: its own errors, or in Optuna's words."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return SQLAlchemyError, optuna.exceptions.StorageInternalError
+
+
+def _locked(path: Path, error: BaseException) -> str:
     return (
         f"{path} cannot be used ({' '.join(str(error).split())[:200]}). Several 'monai-lgg tune' may share a study, "
         f"but no other program may hold it for more than {LOCK_SECONDS} s: close what has it open (a database viewer, "

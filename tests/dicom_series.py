@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import time
 import urllib.error
@@ -14,7 +15,7 @@ import pydicom
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
-from tests.label_server import PATIENCE, free_port
+from tests.label_server import PATIENCE
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 #: mm: columns, rows, and from slice to slice.
@@ -61,9 +62,12 @@ class Orthanc:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.url = f"http://127.0.0.1:{free_port()}"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
         config = {
-            "HttpPort": int(self.url.rpartition(":")[2]),
+            "HttpPort": port,
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,
             "DicomServerEnabled": False,

@@ -178,17 +178,17 @@ def test_trials_of_living_processes_are_left_to_them(
     assert "other processes are still running some" in caplog.text
 
 
-def _child(task: Tuning, both_ready: Any, done: Any) -> None:
+def _child(task: Tuning, both_in_a_trial: Any, done: Any) -> None:
     sys.modules["matplotlib.pyplot"] = None  # type: ignore[assignment]  # no plots
     training = FakeTraining()
 
     def train(*args: Any) -> bool:
-        time.sleep(0.3)
+        if not training.runs:
+            both_in_a_trial.wait(600)  # so that neither has them all
         return training(*args)
 
     tuning._train = train
     tuning._plots = lambda *_: None
-    both_ready.wait(100)
     tune(task, 6)
     done.put(training.runs)
 
@@ -196,11 +196,11 @@ def _child(task: Tuning, both_ready: Any, done: Any) -> None:
 def test_two_processes_share_a_study(phantoms: Path, tmp_path: Path) -> None:
     task = task_of(phantoms, tmp_path)
     context = multiprocessing.get_context("spawn")  # a fork can inherit the locks of other threads, and hang
-    both_ready, done = context.Barrier(2), context.Queue()
-    processes = [context.Process(target=_child, args=(task, both_ready, done)) for _ in range(2)]
+    both_in_a_trial, done = context.Barrier(2), context.Queue()
+    processes = [context.Process(target=_child, args=(task, both_in_a_trial, done), daemon=True) for _ in range(2)]
     for process in processes:
         process.start()
-    runs = [done.get(timeout=100) for _ in processes]
+    runs = [done.get(timeout=600) for _ in processes]  # of a hang; much of it is the import of torch
     for process in processes:
         process.join()
     assert sorted(runs[0] + runs[1]) == ["0", "1", "2", "3", "4", "5"]
@@ -210,17 +210,40 @@ def test_two_processes_share_a_study(phantoms: Path, tmp_path: Path) -> None:
 
 
 def test_locked_study(phantoms: Path, tmp_path: Path, fake: FakeTraining, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "LOCK_SECONDS", 0.2)
     task = task_of(phantoms, tmp_path)
     tune(task, 1)
     for name in ("study.db", ".turn.db"):
         other = sqlite3.connect(task.output / name, isolation_level=None)
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(OSError, match=rf"{name} cannot be used .*locked.*close what has it open"):
-            tune(task, 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(tuning, "LOCK_SECONDS", 0.2)
+            with pytest.raises(OSError, match=rf"{name} cannot be used .*locked.*close what has it open"):
+                tune(task, 2)
         other.close()
     tune(task, 2)
     assert fake.runs == ["0", "1"]
+
+
+def test_study_that_is_locked_during_a_trial(
+    phantoms: Path, tmp_path: Path, fake: FakeTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = task_of(phantoms, tmp_path)
+
+    def train(task: Tuning, run: Path, values: dict[str, Any], trial: Any) -> bool:
+        other = sqlite3.connect(task.output / "study.db", isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        try:
+            trial.report(0.1, 1)
+        finally:
+            other.close()
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "_train", train)
+        patch.setattr(tuning, "LOCK_SECONDS", 0.2)
+        patch.setattr(tuning, "HEARTBEAT_SECONDS", 60)
+        with pytest.raises(OSError, match=r"study\.db cannot be used .*locked.*close what has it open"):
+            tune(task, 1)
 
 
 def test_begun_with_something_else(phantoms: Path, tmp_path: Path, fake: FakeTraining) -> None:

@@ -13,6 +13,7 @@ from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoun
 from monailabel.interfaces.utils.app import app_instance
 
 from monai_lgg.errors import deepest
+from monai_lgg.label_app import background
 from monai_lgg.label_app.start import LOOPBACK, TRUSTED
 
 #: Error -> status; the first that fits.
@@ -46,6 +47,7 @@ def _answer(request: Request, error: Exception) -> JSONResponse:
 # MONAI Label lets pages from anywhere use it; only its own have business here, and they need no leave. (Its setting for
 # this makes all background tasks fail.)
 app.user_middleware = [item for item in app.user_middleware if item.cls is not CORSMiddleware]
+background.install()
 for _kind, _ in STATUS:
     app.add_exception_handler(_kind, _answer)
 

@@ -154,6 +154,7 @@ def _serve(options: Options, listening: socket.socket, say: Callable[[str], Any]
     import uvicorn
     from monailabel.interfaces.utils.app import app_instance
 
+    from monai_lgg.label_app.background import stop_all
     from monai_lgg.label_app.server import app
 
     logging.getLogger("monailabel").setLevel(logging.WARNING)  # it logs each file and each request
@@ -171,14 +172,5 @@ def _serve(options: Options, listening: socket.socket, say: Callable[[str], Any]
     except KeyboardInterrupt:  # how uvicorn ends after it was interrupted and has shut down
         pass
     finally:
-        _stop_background()
+        stop_all()
     say("stopped")
-
-
-def _stop_background() -> None:
-    """Trainings and scorings that run or wait; without it Python would wait for their end."""
-    from monailabel.utils.async_tasks import utils
-
-    for method, executor in utils.background_executors.items():
-        executor.shutdown(wait=False, cancel_futures=True)
-        utils.stop_background_task(method)
