@@ -14,7 +14,7 @@ from monai.handlers import EarlyStopHandler, ValidationHandler
 from monai.utils import set_determinism
 
 from monai_lgg.environment import environment
-from monai_lgg.io.atomic import atomic_write
+from monai_lgg.io.atomic import atomic_write, remove_leftovers
 
 _log = logging.getLogger(__name__)
 
@@ -205,6 +205,8 @@ class TrainingState:
         atomic_write(self.path, lambda partial: torch.save(state, partial))
 
     def load(self, engine: Engine) -> None:
+        if self.save:
+            remove_leftovers(self.path.parent)  # of a training that was killed as it saved
         if not (self.resume and self.path.exists()):
             return
         state = torch.load(self.path, map_location="cpu", weights_only=True)

@@ -1,6 +1,7 @@
 """Phantom patients and one trained run, made once a session."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,14 @@ from monai_lgg.phantom import write_patients
 SIZE = (64, 64)
 #: A network of a few thousand weights on 64 x 64 images: seconds of training, the same code as the real thing.
 TINY = ("image_size=[64,64]", "network_def#features=[8,8,8,8,8,8]")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Not the user's, whose graphs may be of another version of the code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MONAI_LGG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -188,17 +188,19 @@ def test_progress_reaches_the_end(mixed: Path) -> None:
 
 
 def test_one_patient_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gc
     import tracemalloc
 
     import monai_lgg.explore as module
 
-    write_patients(tmp_path, 6, seed=1, size=(64, 64), slices=8)
+    write_patients(tmp_path, 6, seed=1, size=(128, 128), slices=8)
     monkeypatch.setattr(module, "check_data", lambda root, progress: None)  # it has threads
     peaks = []
     for count in (2, 6):
         folders = module.patient_folders(tmp_path)[:count]
         monkeypatch.setattr(module, "patient_folders", lambda root, folders=folders: folders)
         explore(tmp_path)  # imports
+        gc.collect()
         tracemalloc.start()
         explore(tmp_path)
         peaks.append(tracemalloc.get_traced_memory()[1])

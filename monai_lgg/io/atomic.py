@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 TRIES = 20
-#: ``.<name>.<machine>.<process>-<any>.partial``; a machine's name may have dots.
-_PARTIAL = re.compile(r"^\..+\.(?P<process>\d+)-[0-9a-f]+\.partial$")
+#: ``.<name>.<machine>.<process>-<any>.partial`` of a folder, ``.<machine>.<process>-<any>.partial.<name>`` of a file; a
+#: machine's name may have dots.
+_PARTIAL = re.compile(r"^\..+\.(?P<process>\d+)-[0-9a-f]+\.partial(\..+)?$")
 
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` with a temporary path beside ``path``, then rename. A kill leaves the old file, or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")  # the suffix stays: some writers choose by it
+    partial = path.with_name(f".{_unique()}.{path.name}")  # the suffix stays: some writers choose by it
     try:
         write(partial)
         os.replace(partial, path)
@@ -31,11 +32,15 @@ def atomic_text(path: Path, text: str) -> None:
     atomic_write(path, lambda partial: partial.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
+def _unique() -> str:
+    """Of this machine, process and call: processes in containers often have equal ids."""
+    return f"{platform.node()}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"
+
+
 @contextmanager
 def partial_folder(final: Path) -> Iterator[Path]:
     """A new folder beside ``final`` that no other thread or process has; removed at the end, unless it was renamed."""
-    unique = f"{platform.node()}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    partial = final.with_name(f".{final.name}.{unique}.partial")
+    partial = final.with_name(f".{final.name}.{_unique()}")
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -55,15 +60,25 @@ def replace_folder(partial: Path, final: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the partial folders in ``folder`` that processes of this machine left when they were killed."""
+    """Remove the partial files and folders in ``folder`` that processes of this machine left when they were killed."""
     here = f".{platform.node()}."
     for path in folder.iterdir() if folder.is_dir() else ():
         match = _PARTIAL.match(path.name)
-        if match and here in path.name and not _is_alive(int(match["process"])):
+        if not match or here not in path.name or _is_alive(int(match["process"])):
+            continue
+        if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _is_alive(process: int) -> bool:
+    """False too for one that has ended and whose parent, such as the only program of a container, takes no notice."""
+    try:
+        if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "XZ":
+            return False
+    except OSError:  # no such process, or a system without these files
+        pass
     try:
         os.kill(process, 0)
     except ProcessLookupError:

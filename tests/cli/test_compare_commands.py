@@ -41,13 +41,13 @@ def test_commands_load_nothing_heavy() -> None:
 
 def test_compare_bundles(few: Path, tmp_path: Path) -> None:
     """A budget in minutes times an epoch first; here it is one epoch."""
-    args = ["compare", "--bundles", "unet_cosine", "--budget", "0.001min", "--data", few, "-o", tmp_path / "o", "-q"]
+    args = ["compare", "--bundles", "unet_cosine", "--budget", "0.0001min", "--data", few, "-o", tmp_path / "o", "-q"]
     result = invoke(*args, *SETS, "--set", "unet_cosine:batch_size=8")
     assert result.exit_code == 0, result.output
     assert "Ranked by Dice per patient" in result.output
     assert "1  unet_cosine" in result.output
     settings = json.loads((tmp_path / "o" / "comparison-settings.json").read_text())
-    assert settings["budget"] == "0.001 min"
+    assert settings["budget"] == "0.0001 min"
     assert settings["seconds_per_epoch"]["unet_cosine"] > 0
     run = tmp_path / "o" / "runs" / "unet_cosine"
     stored = bundles.stored_settings(run)

@@ -5,9 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,8 +17,41 @@ from monai_lgg.splits import read_split
 from tests.conftest import TINY
 
 REPOSITORY = Path(__file__).parents[2]
+#: Seconds after which a process counts as hanging; most of them may go by in imports.
+HANGS = 900
 CLI = [sys.executable, "-m", "monai_lgg.cli"]
 MONAI = [sys.executable, "-m", "monai.bundle", "run"]
+#: Programs that stop in the middle, say so, and wait for a signal: a training in its second epoch, after two of three
+#: steps, and a prediction when its first case is finished.
+TRAINING_HELD_IN_EPOCH_2 = """
+import time
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from monai_lgg.cli import main
+steps = []
+def hold(*_):
+    steps.append(1)
+    if len(steps) == 5:
+        print("held", flush=True)
+        time.sleep(3600)
+register_optimizer_step_post_hook(hold)
+main()
+"""
+PREDICTION_HELD_AFTER_A_CASE = """
+import signal, threading
+from monai_lgg import saving
+from monai_lgg.cli import main
+released, replace = threading.Event(), saving.replace_folder
+def interrupt(*args):
+    released.set()
+    signal.default_int_handler(*args)
+def hold(*args):
+    replace(*args)
+    print("held", flush=True)
+    released.wait()
+signal.signal(signal.SIGINT, interrupt)
+saving.replace_folder = hold
+main()
+"""
 TINY_ARGS = ["--image_size", "[64,64]", "--network_def#features", "[8,8,8,8,8,8]", "--show_progress", "False"]
 
 
@@ -40,39 +71,41 @@ def start(args: list[object], folder: Path) -> "subprocess.Popen[str]":
 
 def call(args: list[object], folder: Path, code: int = 0) -> str:
     process = start(args, folder)
-    output = process.communicate(timeout=300)[0]
+    output = process.communicate(timeout=HANGS)[0]
     assert process.returncode == code, output
     return output
 
 
-def kill_when(process: "subprocess.Popen[str]", ready: Callable[[], bool], how: signal.Signals) -> str:
-    """Send a signal as soon as ``ready`` says so; the process must still be running then."""
-    for _ in range(6000):
-        if ready():
-            process.send_signal(how)
-            break
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.02)
-    return process.communicate(timeout=120)[0]
+def held(program: str, args: list[object], folder: Path) -> "subprocess.Popen[str]":
+    """``monai-lgg`` with these arguments, stopped in the middle by one of the programs above."""
+    process = start([sys.executable, "-c", program, *args], folder)
+    said = []
+    while "held\n" not in said:
+        said.append((process.stdout or pytest.fail("no output")).readline())
+        assert said[-1], f"it ended before it could be stopped: {said}"
+    return process
+
+
+def end(process: "subprocess.Popen[str]", how: signal.Signals) -> None:
+    process.send_signal(how)
+    output = process.communicate(timeout=HANGS)[0]
+    assert process.returncode == (-signal.SIGKILL if how is signal.SIGKILL else 130), output
 
 
 def train_args(phantoms: Path, run: Path, epochs: int) -> list[object]:
     settings = [word for setting in TINY for word in ("--set", setting)]
-    return [*CLI, "train", "unet_cosine", "--data", phantoms, "-o", run, "--epochs", epochs, "-q", *settings]
+    return ["train", "unet_cosine", "--data", phantoms, "-o", run, "--epochs", epochs, "-q", *settings]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_interrupted_training_ends_like_an_uninterrupted_one(
     phantoms: Path, tmp_path: Path, how: signal.Signals
 ) -> None:
-    call(train_args(phantoms, tmp_path / "whole", 5), tmp_path)
+    call([*CLI, *train_args(phantoms, tmp_path / "whole", 3)], tmp_path)
     stopped = tmp_path / "stopped"
-    process = start(train_args(phantoms, stopped, 5), tmp_path)
-    output = kill_when(process, (stopped / "models" / "checkpoint.pt").exists, how)
-    assert process.returncode == (-signal.SIGKILL if how is signal.SIGKILL else 130), output
-    before = torch.load(stopped / "models" / "checkpoint.pt", weights_only=True)["progress"]["epoch"]
-    assert before < 5, "it ended before it could be stopped; nothing was tested"
-    call(train_args(phantoms, stopped, 5), tmp_path)
+    end(held(TRAINING_HELD_IN_EPOCH_2, train_args(phantoms, stopped, 3), tmp_path), how)
+    assert torch.load(stopped / "models" / "checkpoint.pt", weights_only=True)["progress"]["epoch"] == 1
+    call([*CLI, *train_args(phantoms, stopped, 3)], tmp_path)
     first, second = (
         torch.load(tmp_path / name / "models" / "checkpoint.pt", weights_only=True) for name in ("whole", "stopped")
     )
@@ -104,15 +137,13 @@ def points_of(run: Path) -> dict[str, list[tuple[int, object]]]:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_interrupted_prediction_goes_on(run: Path, phantoms: Path, tmp_path: Path, how: signal.Signals) -> None:
     out = tmp_path / "out"
-    args = [*CLI, "predict", phantoms, "--bundle", run, "-o", out, "-q"]
-    process = start(args, tmp_path)
-    output = kill_when(process, lambda: any(out.glob("*/result.json")), how)
-    assert process.returncode == (-signal.SIGKILL if how is signal.SIGKILL else 130), output
+    args = ["predict", phantoms, "--bundle", run, "-o", out, "-q"]
+    end(held(PREDICTION_HELD_AFTER_A_CASE, args, tmp_path), how)
     finished = {path.parent.name for path in out.glob("[!.]*/result.json")}
     assert 1 <= len(finished) < 10
     for name in finished:  # whole: every slice has its mask
         assert len(list((out / name).glob("*_mask.tif"))) == 6
-    assert f"{10 - len(finished)} done, {len(finished)} skipped, 0 failed" in call(args, tmp_path)
+    assert f"{10 - len(finished)} done, {len(finished)} skipped, 0 failed" in call([*CLI, *args], tmp_path)
     assert not list(out.glob(".*"))
 
 

@@ -1,9 +1,11 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from monai_lgg.io.atomic import atomic_text, partial_folder, replace_folder
+from monai_lgg.io.atomic import atomic_text, atomic_write, partial_folder, remove_leftovers, replace_folder
 
 
 def test_two_writers_of_one_folder_leave_a_whole_one(tmp_path: Path) -> None:
@@ -52,3 +54,31 @@ def test_what_cannot_be_replaced_is_an_error(tmp_path: Path, monkeypatch: pytest
 def test_text_with_a_file_name_that_is_no_utf_8(tmp_path: Path) -> None:
     atomic_text(tmp_path / "a.csv", "M\udcfcller,Müller\n")
     assert (tmp_path / "a.csv").read_text(encoding="utf-8") == "M\\udcfcller,Müller\n"
+
+
+def test_two_writers_of_one_file_in_one_process(tmp_path: Path) -> None:
+    def second(partial: Path) -> None:
+        partial.write_text("first")
+        atomic_text(tmp_path / "a.json", "second")
+        assert partial.read_text() == "first"
+
+    atomic_write(tmp_path / "a.json", second)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["first"]
+
+
+def test_what_a_killed_process_left_is_removed_though_nobody_took_notice_of_its_end(tmp_path: Path) -> None:
+    code = """
+import os, pathlib, sys
+from monai_lgg.io.atomic import atomic_write, partial_folder
+def killed(partial):
+    partial.write_text("half")
+    os.kill(os.getpid(), 9)
+with partial_folder(pathlib.Path(sys.argv[1], "case")):
+    atomic_write(pathlib.Path(sys.argv[1], "model.pt"), killed)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=environment)
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # a zombie until the wait below
+    atomic_write(tmp_path / "mine.pt", lambda partial: (partial.write_text("half"), remove_leftovers(tmp_path)))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.pt"]
+    assert ended.wait() == -9

@@ -294,7 +294,7 @@ def test_nobody_listens(caplog: pytest.LogCaptureFixture, cache: Path) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
-    assert "refused" in from_scratch(Encoder(), f"http://127.0.0.1:{port}/net.pth", caplog)
+        assert "refused" in from_scratch(Encoder(), f"http://127.0.0.1:{port}/net.pth", caplog)
     assert list(cache.iterdir()) == []
 
 
