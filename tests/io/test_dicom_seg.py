@@ -216,11 +216,92 @@ def test_poor_headers(tmp_path: Path) -> None:
     assert pydicom.dcmread(tmp_path / "seg.dcm").PatientID == "x" * 70
 
 
+@pytest.mark.parametrize(
+    ("character_set", "name", "written"),
+    [
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう", "ISO_IR 192"),
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동", "ISO_IR 192"),
+        ("ISO 2022 IR 100", "Müller^Jörg", "ISO_IR 192"),
+        ("ISO_IR 100", "Müller^Jörg", "ISO_IR 192"),
+        ("GB18030", "Wang^XiaoDong=王^小东", "ISO_IR 192"),
+        ("ISO_IR 192", "Müller^Jörg", "ISO_IR 192"),
+        ("ISO_IR 6", "Mueller^Joerg", None),
+        ("", "Mueller^Joerg", None),
+        (None, "Mueller^Joerg", None),
+    ],
+)
+def test_names_in_every_alphabet(
+    tmp_path: Path, character_set: str | list[str] | None, name: str, written: str | None
+) -> None:
+    def edit(data: Dataset) -> None:
+        data.SpecificCharacterSet, data.PatientName = character_set, name
+        if character_set is None:
+            del data.SpecificCharacterSet
+
+    files = names(write(tmp_path / "s", voxels(), affine_of(PLANES["axial"])))
+    for path in files:
+        change(Path(path), edit)
+    write_seg(tmp_path / "seg.dcm", marked(voxels()), files, ALGORITHM)
+    found = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert (found.PatientName, found.get("SpecificCharacterSet")) == (name, written)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "odd"),
+    [
+        ("PatientBirthDate", "1970-03-05"),
+        ("PatientBirthDate", "19700000"),
+        ("StudyDate", "unknown"),
+        ("StudyTime", "99:99:99"),
+        ("PatientSex", "Female"),
+        ("PatientName", "Doe^Jane\\Roe^Jane"),
+    ],
+)
+def test_an_odd_value_is_left_empty(tmp_path: Path, keyword: str, odd: str) -> None:
+    files = names(write(tmp_path / "s", voxels(), affine_of(PLANES["axial"])))
+    ignore = pydicom.config.IGNORE
+    for path in files:
+        change(
+            Path(path),
+            lambda data: data.add(pydicom.DataElement(keyword, dictionary_VR(keyword), odd, validation_mode=ignore)),
+        )
+    write_seg(tmp_path / "seg.dcm", marked(voxels()), files, ALGORITHM)
+    found = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert not found[keyword].value
+    assert found.PatientID == "Doe"
+
+
+def test_thickness_that_is_not_stated_is_the_step(tmp_path: Path) -> None:
+    files = names(write(tmp_path / "s", voxels(), affine_of(PLANES["axial"])))
+    step = np.linalg.norm(affine_of(PLANES["axial"])[:3, 2])
+    for path in files:
+        change(Path(path), lambda data: data.pop("SliceThickness", None))
+    write_seg(tmp_path / "seg.dcm", marked(voxels()), files, ALGORITHM)
+    shared = pydicom.dcmread(tmp_path / "seg.dcm").SharedFunctionalGroupsSequence[0]
+    assert shared.PixelMeasuresSequence[0].SliceThickness == pytest.approx(step)
+
+
+def test_an_error_of_highdicom_shows_no_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_args: object, **_options: object) -> None:
+        raise TypeError("Unable to convert '1970-03-05'")
+
+    files = names(write(tmp_path / "s", voxels(), affine_of(PLANES["axial"])))
+    monkeypatch.setattr("monai_lgg.io.dicom.seg.Segmentation", fail)
+    with pytest.raises(
+        ValueError, match=r"^highdicom makes no SEG from the headers of FLAIR \(TypeError\); write --for"
+    ):
+        write_seg(tmp_path / "seg.dcm", marked(voxels()), files, ALGORITHM)
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     files = names(write(tmp_path / "s", voxels(), affine_of(PLANES["axial"]), FrameOfReferenceUID=None))
     with pytest.raises(ValueError, match=r"a mask of \(2, 2, 2\) does not fit the images"):
         write_seg(tmp_path / "seg.dcm", np.zeros((2, 2, 2), bool), files, ALGORITHM)
     with pytest.raises(ValueError, match="no FrameOfReferenceUID, which DICOM SEG needs"):
+        write_seg(tmp_path / "seg.dcm", marked(voxels()), files, ALGORITHM)
+    files = names(write(tmp_path / "t", voxels(), affine_of(PLANES["axial"])))
+    change(Path(files[0]), lambda data: data.pop("SOPInstanceUID"))
+    with pytest.raises(ValueError, match="an image of FLAIR has no SOPInstanceUID"):
         write_seg(tmp_path / "seg.dcm", marked(voxels()), files, ALGORITHM)
     assert not (tmp_path / "seg.dcm").exists()
 

@@ -38,7 +38,8 @@ _MODE = threading.RLock()
 @contextmanager
 def unvalidated() -> Iterator[None]:
     """Odd values are kept as they are, and nothing is warned of: warnings quote values and paths, maybe a name."""
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # of a damaged file it says where it lies
+    for library in ("pydicom", "highdicom"):  # of a damaged file they say where it lies, or its identifiers
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     with _MODE, disable_value_validation():
         warnings.filterwarnings("ignore", module="pydicom|highdicom")
         yield
