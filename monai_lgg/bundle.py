@@ -59,6 +59,11 @@ def find_bundle(name_or_path: str | Path) -> Path:
     raise ValueError(f"no bundle {str(name_or_path)!r}; {hint}")
 
 
+def is_shipped(bundle: Path) -> bool:
+    """True for a bundle of the installation, where nothing is written."""
+    return bundle.resolve().is_relative_to(bundles_dir().resolve())
+
+
 def checked_root(path: str) -> Path:
     """The bundle's folder, checked, because a wrong ``bundle_root`` would write models into the caller's folder.
 

@@ -1,15 +1,18 @@
 """Writing a bundle's network for other programs, with all that is needed to use it inside the file.
 
 Every file takes images as the bundle's preprocessing makes them and gives logits. Its metadata (:func:`describe`) says
-how to make the one and what to do with the other, in words and as the fragments of ``inference.json``.
+how to make the one and what to do with the other: in words, and as the fragments ``preprocessing`` and ``inferer`` of
+``inference.json``, which MONAI's ConfigParser builds.
 """
 
 import hashlib
 import importlib
+import inspect
 import json
 import logging
 import os
 import pydoc
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,6 +25,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai_lgg import __version__
 from monai_lgg.backends import MULTIPLE, check_name, export_onnx, openvino_model, quantize
 from monai_lgg.bundle import stored_settings, training_split, workflow
+from monai_lgg.cases import intensity_range
 from monai_lgg.errors import deepest
 from monai_lgg.io.atomic import atomic_text, atomic_write
 from monai_lgg.prediction_inputs import prediction_records
@@ -144,6 +148,7 @@ def describe(bundle: Path, flow: ConfigWorkflow) -> dict[str, Any]:
     image, prediction = inputs["image"], outputs["pred"]
     threshold = config.get("threshold", 0.5)
     steps = _resolved(config, config["preprocessing"])["transforms"]
+    inferer = _resolved(config, config["slice_inferer"])
     size = " x ".join(map(str, image["spatial_shape"]))
     return {
         "bundle": bundle.name,
@@ -157,13 +162,18 @@ def describe(bundle: Path, flow: ConfigWorkflow) -> dict[str, Any]:
         "input_channels": image["channel_def"],
         "input_range": image["value_range"],
         "input_steps": [_words(step) for step in _flat(steps)],
+        "intensity_range": _plain(pydoc.getdoc(intensity_range)),
+        "inferer_steps": [*_mirroring(config), _words(inferer)],
         "output": f"logits: float32 (B, {prediction['num_channels']}, H, W), not probabilities; the probability is "
         f"{_probability(config)}, and a pixel from {threshold} on is {', '.join(prediction['channel_def'].values())}",
+        "output_steps": _decision(config),
         "output_channels": prediction["channel_def"],
+        "calibration": dict(config["calibration"]),
         "threshold": threshold,
+        "fill_holes": config.get("fill_holes", False),
+        "component_share": config.get("component_share", 0.0),
         "preprocessing": steps,
-        "inferer": _resolved(config, config["inferer"]),
-        "postprocessing": _resolved(config, config["postprocessing"])["transforms"],
+        "inferer": inferer,
     }
 
 
@@ -179,10 +189,26 @@ def _probability(config: ConfigParser) -> str:
     return "sigmoid(logits)" if (slope, intercept) == (1, 0) else f"sigmoid({slope} x logits + {intercept})"
 
 
+def _mirroring(config: ConfigParser) -> list[str]:
+    return ["the logits are averaged with those of the image mirrored left to right"] if config.get("mirror") else []
+
+
+def _decision(config: ConfigParser) -> list[str]:
+    """What comes after the probabilities, as :func:`monai_lgg.decision.decide` does it."""
+    steps = [f"threshold: a voxel with a probability of {config.get('threshold', 0.5)} or more is tumour"]
+    if config.get("fill_holes", False):
+        steps.append("holes: what the mask encloses within a slice is filled")
+    if share := config.get("component_share", 0):
+        steps.append(
+            f"components: 3D components of less than {share} of the voxels of the largest are dropped (26 neighbours)"
+        )
+    return steps
+
+
 def _resolved(config: ConfigParser, value: Any) -> Any:
     """``value`` with references to other parts (``@intensity``) replaced by these; expressions stay as they are."""
     if isinstance(value, dict):
-        return {key: _resolved(config, item) for key, item in value.items() if key != "transform"}  # Invertd's own
+        return {key: _resolved(config, item) for key, item in value.items()}
     if isinstance(value, list):
         return [_resolved(config, item) for item in value]
     if isinstance(value, str) and value.startswith("@") and _reference(value) in config:
@@ -200,13 +226,23 @@ def _flat(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _words(step: Mapping[str, Any]) -> str:
-    """A transform's name with what its documentation says (this project's), or with its settings (MONAI's)."""
+    """A component's name, what its documentation says (this project's), and its settings."""
     name = step["_target_"].rpartition(".")[2]
-    component = pydoc.locate(step["_target_"])
-    if component is not None and step["_target_"].startswith("monai_lgg."):
-        summary = pydoc.getdoc(component).partition("\n\n")[0]
-        return f"{name}: {' '.join(summary.split())}"
-    return f"{name}: {', '.join(f'{key} {value}' for key, value in step.items() if key not in ('_target_', 'keys'))}"
+    settings = {key: value for key, value in step.items() if key not in ("_target_", "keys")}
+    component: Any = pydoc.locate(step["_target_"])
+    if component is None or not step["_target_"].startswith("monai_lgg."):
+        return f"{name}: {', '.join(f'{key} {value}' for key, value in settings.items())}"
+    documentation = pydoc.getdoc(component)
+    meanings = dict(re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", documentation.partition("Args:\n")[2], re.M))
+    parameters = inspect.signature(component).parameters.values()
+    settings = {item.name: item.default for item in parameters if item.default is not item.empty} | settings
+    described = [f"{key} {value}: {_plain(meanings[key])}" for key, value in settings.items() if key in meanings]
+    return " ".join([f"{name}: {_plain(re.split(r'(?m)^(?:Args|Raises|Source):', documentation)[0])}", *described])
+
+
+def _plain(documentation: str) -> str:
+    """A docstring's text in one line, without its markup."""
+    return " ".join(re.sub(r":\w+:|`|~", "", documentation).split())
 
 
 def _text(value: Any) -> str:

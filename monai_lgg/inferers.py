@@ -175,17 +175,19 @@ class ResizeSliceInferer(Inferer):
 class ContextSliceInferer(Inferer):
     """Runs a network on each slice with its neighbours, cut to the head, and puts the logits back in their places.
 
-    Slices that hold nothing but background, and what lies outside the head, get the logit :data:`NOTHING`. Where the
-    head is larger or smaller than any in training, or the pixels are known not to be square, the slices are resized for
-    the network and its logits back.
+    The head's rows and columns are those of which more than 4 % lie above -0.8 in any sequence. Slices that hold
+    nothing but background, and what lies outside the head, get the logit -15. Where the head is larger or smaller than
+    any in training, or the pixels are known not to be square, the slices are resized for the network (bilinear,
+    antialiased where that shrinks) and its logits back. Then up to eight slices at a time are cut to the box that holds
+    their heads and padded at the end.
 
     Args:
         neighbours: slices on each side; beyond the volume its first and last slice are repeated.
-        batch_size: slices a forward pass, at most :data:`CUT_ALIKE`; the result does not depend on it.
-        multiple: of the rows and columns that the network takes.
+        batch_size: slices a forward pass; the result does not depend on it.
+        multiple: the network takes multiples of so many rows and columns.
         head_size: (smallest, largest) number of rows or columns, the larger of the two, that a head may take up as it
-            is; another head is resized to the nearer of them. None resizes nothing.
-        margin: pixels around the head.
+            is over all slices; another is resized to the nearer of them. None resizes nothing.
+        margin: pixels around the head, as far as the image goes.
         background: intensity of the padding.
     """
 

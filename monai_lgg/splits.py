@@ -347,7 +347,7 @@ def _load(root: str | Path) -> tuple[list[Patient], list[np.ndarray]]:
 
 
 def _check_fractions(fractions: Sequence[float]) -> None:
-    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or fractions[0] == 0:
+    if not (len(fractions) == 3 and min(fractions) >= 0 and abs(sum(fractions) - 1) <= 1e-6 and fractions[0] > 0):
         raise ValueError(
             f"fractions {list(fractions)}: give training, validation and test, none negative, training above 0, sum 1"
         )

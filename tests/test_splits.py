@@ -1,4 +1,5 @@
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -96,7 +97,9 @@ def test_the_seed_decides(root):
 
 
 @pytest.mark.parametrize("make", [split_patients, split_slices])
-@pytest.mark.parametrize("fractions", [(0.5, 0.5), (0.5, 0.1, 0.1), (1.2, -0.1, -0.1), (0, 0.5, 0.5)])
+@pytest.mark.parametrize(
+    "fractions", [(0.5, 0.5), (0.5, 0.1, 0.1), (1.2, -0.1, -0.1), (0, 0.5, 0.5), (math.nan, 0.5, 0.5)]
+)
 def test_bad_fractions(root, make, fractions):
     with pytest.raises(ValueError, match="give training, validation and test, none negative, training above 0, sum 1"):
         make(root, fractions)

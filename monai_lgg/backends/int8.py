@@ -87,5 +87,7 @@ def _int8_key(network: torch.nn.Module) -> dict[str, str]:
 
 def read_int8(network: torch.nn.Module, path: Path | None) -> dict[str, bytes]:
     if path is None or not path.is_file():
-        raise FileNotFoundError(f"no INT8 file at {path}; make one by monai-lgg export RUN --to int8, or use fp32")
+        raise FileNotFoundError(
+            f"no INT8 file at {path}; make one by 'monai-lgg export RUN --to int8 --calibrate DIR', or use fp32"
+        )
     return read_graph(path, _int8_key(network))

@@ -89,7 +89,7 @@ def evaluate(
     from monai_lgg.evaluation import summary_text
 
     root = bundles.find_bundle(bundle)
-    if output is None and root.is_relative_to(bundles.bundles_dir().resolve()):
+    if output is None and bundles.is_shipped(root):
         raise click.UsageError(f"{bundle} is part of the installation, where nothing is written; give -o FOLDER")
     output = output or root / "eval" / part
     summary = bundles.evaluate(
@@ -150,7 +150,7 @@ def evaluate(
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16", "int8"]),
-    help="Of the network's arithmetic; int8 after 'export --to int8'.",
+    help="Of the network's arithmetic; int8 after 'export --to int8 --calibrate DIR'.",
 )
 @click.option("--keep-probabilities", is_flag=True, help="Write the probability maps too.")
 @click.option("--uncertainty", is_flag=True, help="Write the entropy of the probabilities, in bits, too.")

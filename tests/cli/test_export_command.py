@@ -47,6 +47,12 @@ def test_refuses(args: list[str], message: str) -> None:
     assert "Traceback" not in result.output
 
 
+def test_nothing_is_written_into_the_installation(phantoms: Path) -> None:
+    result = invoke("unet_25d", "--to", "int8", "--calibrate", phantoms)
+    assert result.exit_code == 2
+    assert "unet_25d is part of the installation, where nothing is written; copy" in result.output
+
+
 def test_needs_a_format() -> None:
     result = invoke("unet_128")
     assert result.exit_code == 2
