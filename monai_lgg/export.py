@@ -148,7 +148,7 @@ def describe(bundle: Path, flow: ConfigWorkflow) -> dict[str, Any]:
     image, prediction = inputs["image"], outputs["pred"]
     threshold = config.get("threshold", 0.5)
     steps = _resolved(config, config["preprocessing"])["transforms"]
-    inferer = _resolved(config, config["slice_inferer"])
+    inferer = _resolved(config, config["slice_inferer" if "slice_inferer" in config else "inferer"])
     size = " x ".join(map(str, image["spatial_shape"]))
     return {
         "bundle": bundle.name,

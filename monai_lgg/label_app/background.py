@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import datetime
 from typing import Any
 
@@ -23,6 +23,8 @@ from monailabel.utils.async_tasks.task import AsyncTask
 
 #: Lines of output that a task keeps.
 LINES = 20
+#: For what has been written by a process that has ended.
+PATIENCE_S = 5.0
 
 _stopping = threading.Event()
 
@@ -43,29 +45,36 @@ def run_task(task: dict[str, Any], method: str, callback: Callable[[dict[str, An
     """
     if _stopping.is_set():
         return
-    log = logging.getLogger(f"task_{method}")
     task |= {"status": "RUNNING", "details": []}
-    with subprocess.Popen(
+    process = subprocess.Popen(
         command(method, task["request"]),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
         env=_environment(method, task["request"]),
-    ) as process:
-        utils.background_processes[method][task["id"]] = process
-        if _stopping.is_set():  # between the two lines above
-            process.kill()
-        for line in process.stdout or ():
-            if line := line.rstrip():
-                log.info(line)
-                task["details"] = [*task["details"], line][-LINES:]  # a new list: the old one may be being read
+    )
+    utils.background_processes[method][task["id"]] = process
+    if _stopping.is_set():  # by now
+        process.kill()
+    reader = threading.Thread(target=_read, args=(process, method, task), daemon=True)
+    reader.start()
+    process.wait()
+    reader.join(PATIENCE_S)  # a process that it began, and that outlives it, can keep the pipe open
     utils.background_processes[method].pop(task["id"], None)
     task["end_ts"] = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
     if task["status"] == "RUNNING":
         task["status"] = "DONE" if process.returncode == 0 else "ERROR"
     if callback:
         callback(task)
+
+
+def _read(process: "subprocess.Popen[str]", method: str, task: dict[str, Any]) -> None:
+    log = logging.getLogger(f"task_{method}")
+    with process.stdout or nullcontext(()) as output:
+        for line in filter(None, map(str.rstrip, output)):
+            log.info(line)
+            task["details"] = [*task["details"], line][-LINES:]  # a new list: the old one may be being read
 
 
 def command(method: str, request: dict[str, Any]) -> list[str]:

@@ -1,6 +1,9 @@
+import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -44,6 +47,15 @@ def test_nothing_is_lost_of_a_process_that_ends_as_it_speaks(submit: Any) -> Non
     assert [task["status"] for task in AsyncTask.status("train", all=True)[0]] == ["ERROR"] * 10 + ["DONE"]
 
 
+def test_a_process_that_outlives_its_task_does_not_hold_it_up(submit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "PATIENCE_S", 1.0)
+    begin = "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])"
+    task = submit(f"{begin}; print(child.pid, flush=True)")
+    wait()
+    assert task["status"] == "DONE"
+    os.kill(int(task["details"][0]), signal.SIGKILL)
+
+
 def test_a_task_can_be_asked_for_at_any_time(submit: Any) -> None:
     assert AsyncTask.status("train") == (None, "No Train Tasks Found")
     submit("for n in range(20000): print(n)")
@@ -79,7 +91,7 @@ def test_what_runs_waits_or_begins_is_ended(submit: Any, monkeypatch: pytest.Mon
 def test_a_task_that_runs_is_stopped(submit: Any) -> None:
     task = submit("print('begun', flush=True); import time; time.sleep(999)")
     while not task.get("details"):
-        pass
+        time.sleep(0.01)
     assert AsyncTask.status("train", check_if_running=True)[0]["id"] == task["id"]
     background.stop_all()
     for thread in utils.background_executors["train"]._threads:
