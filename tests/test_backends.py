@@ -406,7 +406,7 @@ def test_int8_file_must_fit(slices: list[torch.Tensor], tmp_path: Path) -> None:
         load_backend(name, other, 3, precision="int8", int8_file=path)
 
     for name in ["auto", *GRAPHS]:
-        with pytest.raises(FileNotFoundError, match=r"no INT8 file at .*int8.zip; make one by monai-lgg export"):
+        with pytest.raises(FileNotFoundError, match=r"no INT8 file at .*int8.zip; make one by .*--calibrate DIR'"):
             load(name)
     quantize(network, slices, path)
     for name in ["auto", *GRAPHS]:
