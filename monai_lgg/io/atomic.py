@@ -75,7 +75,7 @@ def remove_leftovers(folder: Path) -> None:
 def _is_alive(process: int) -> bool:
     """False too for one that has ended and whose parent, such as the only program of a container, takes no notice."""
     try:
-        if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "XZ":
+        if Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] in "XZ":
             return False
     except OSError:  # no such process, or a system without these files
         pass
