@@ -1,6 +1,7 @@
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import highdicom
@@ -271,11 +272,14 @@ def test_an_odd_value_is_left_empty(tmp_path: Path, keyword: str, odd: str) -> N
     assert found.PatientID == "Doe"
 
 
-def test_thickness_that_is_not_stated_is_the_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "edit", [lambda data: data.pop("SliceThickness"), lambda data: setattr(data, "SliceThickness", None)]
+)
+def test_thickness_that_is_not_stated_is_the_step(tmp_path: Path, edit: Callable[[Dataset], object]) -> None:
     files = names(write(tmp_path / "s", voxels(), affine_of(PLANES["axial"])))
     step = np.linalg.norm(affine_of(PLANES["axial"])[:3, 2])
     for path in files:
-        change(Path(path), lambda data: data.pop("SliceThickness", None))
+        change(Path(path), edit)
     write_seg(tmp_path / "seg.dcm", marked(voxels()), files, ALGORITHM)
     shared = pydicom.dcmread(tmp_path / "seg.dcm").SharedFunctionalGroupsSequence[0]
     assert shared.PixelMeasuresSequence[0].SliceThickness == pytest.approx(step)

@@ -115,7 +115,7 @@ def _source(path: str, step: float) -> Dataset:
         data.pop("SpecificCharacterSet", None)
     else:
         data.SpecificCharacterSet = "ISO_IR 192"
-    if "SliceThickness" not in data and "NumberOfFrames" not in data:
+    if not data.get("SliceThickness") and "NumberOfFrames" not in data:
         data.SliceThickness = DSfloat(step, auto_format=True)
     return data
 
