@@ -66,8 +66,8 @@ def write_seg(path: Path, values: np.ndarray, files: Sequence[str], algorithm: A
 
     Of the source it carries what a PACS files it by (patient's name, id, birth date and sex; study's UID, id, date and
     time; accession number; referring physician; frame of reference) and nothing else of patient, study or equipment.
-    Of these, what breaks the rules of its kind, such as a date with hyphens, is left empty. Text that is not all ASCII
-    is written in UTF-8.
+    Of these, what cannot be read as its kind, such as a date with hyphens, is left empty. Text that is not all ASCII is
+    written in UTF-8.
 
     Args:
         path: of the new file.
