@@ -5,25 +5,30 @@ from pathlib import Path
 
 import pytest
 
-#: A thread of Gloo is the last to hold the tensor, and slow to let go of it; the pause lasts until it has.
+#: A thread of Gloo is the last to hold the tensor, and slow to let go of it. The pause lasts until the tensor has gone
+#: and the thread has left Python: it takes Python's lock once more after the tensor's references were told.
 SLOW_TO_LET_GO = """
-import threading, time, types, weakref
+import sys, time, types, weakref
 import torch, torch.distributed as dist
 from monai_lgg import ranks
 dist.init_process_group("gloo", init_method="file://{store}", rank=0, world_size=1)
 group = dist.group.WORLD  # as DistributedDataParallel holds it
-gone = threading.Event()
+gone = []
+def let_go(_):
+    time.sleep(0.5)
+    gone.append(True)
 def pause(seconds):
     assert seconds >= 1
     assert not dist.is_initialized()
-    gone.wait()
+    while not gone or len(sys._current_exceptions()) > 1:  # one entry for each thread that is in Python
+        time.sleep(0.01)
 ranks.time = types.SimpleNamespace(sleep=pause)
 tensor = torch.ones(4_000_000)
-held = weakref.ref(tensor, lambda _: (time.sleep(0.5), gone.set()))
+held = weakref.ref(tensor, let_go)
 work = dist.all_reduce(tensor, async_op=True)
 del tensor, work
 ranks.leave()
-assert gone.is_set(), "the thread still holds the tensor"
+assert gone, "the thread still holds the tensor"
 """
 
 
