@@ -18,9 +18,10 @@ from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow
 
 from monai_lgg.cases import read_patients
 from monai_lgg.io.atomic import atomic_text, partial_folder
+from monai_lgg.io.stored import read_json
 from monai_lgg.losses import find_loss
 from monai_lgg.networks import NETWORKS
-from monai_lgg.splits import Split, load_split, read_split, save_split
+from monai_lgg.splits import Split, load_split, person, read_split, save_split
 
 _PACKAGE = Path(__file__).parent
 #: A run is a copy of the bundle, so that it can be used wherever a bundle can.
@@ -282,7 +283,8 @@ def prepare_run(bundle: Path, run: Path, overrides: Mapping[str, Any]) -> None:
         return
     if not stored.is_file():
         raise ValueError(f"{run} exists and is not a run of monai-lgg; choose a new folder for the run")
-    begun = json.loads(stored.read_text())
+    check_recipe(bundle, run)
+    begun = stored_settings(run)
     if begun != dict(overrides):
         empty = "" if any((run / "models").glob("*.pt")) else " (nothing has been trained in this one: remove it)"
         raise ValueError(
@@ -290,10 +292,26 @@ def prepare_run(bundle: Path, run: Path, overrides: Mapping[str, Any]) -> None:
         )
 
 
+def check_recipe(bundle: Path, run: Path) -> None:
+    """That a run is a copy of this bundle, so that going on with it trains what the caller names.
+
+    Raises:
+        ValueError: its recipe is another.
+    """
+    recipe = Path("configs") / "train.json"
+    ours, theirs = (read_json(of / recipe, f"put a copy of {recipe} back") for of in (bundle, run))
+    if ours != theirs:
+        differs = ", ".join(sorted(key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)))
+        raise ValueError(
+            f"{run} was begun with another recipe than that of {bundle} ({recipe} differs in {differs}); choose a new "
+            f"folder, or, to go on with the recipe it has, give {run} in the place of the bundle"
+        )
+
+
 def stored_settings(bundle: Path) -> dict[str, Any]:
     """The settings that a run differs by from the bundle it was copied from; empty for a shipped bundle."""
     stored = bundle / "configs" / OVERRIDES
-    return json.loads(stored.read_text()) if stored.is_file() else {}
+    return read_json(stored, "put a copy back, or train in a new folder") if stored.is_file() else {}
 
 
 def run_settings(bundle: Path, dataset_dir: Path, settings: tuple[str, ...]) -> dict[str, Any]:
@@ -322,12 +340,12 @@ def seen_in_training(bundle: Path, dataset_dir: Path, split_file: Path | None, p
         return None
     if split.level == "slice" and part != "all" and split_file is not None and read_split(split_file).level == "slice":
         return None  # says so itself
-    used = {name for of in ("train", "validation") for name in split.part(of, _trained_fold(bundle, split))}
+    used = {person(name) for of in ("train", "validation") for name in split.part(of, _trained_fold(bundle, split))}
     chosen = {patient.name for patient in read_patients(dataset_dir)}
     if part != "all" and split_file is not None:
         other = read_split(split_file)
         chosen = set(other.part(part, fold if len(other.folds) > fold else 0))
-    seen = len(chosen & used)
+    seen = sum(person(name) in used for name in chosen)
     if not seen:
         return None
     return (
@@ -392,7 +410,10 @@ def train(
         flow.finalize()
     weights = run / "models" / "model.pt"
     if not weights.is_file():
-        raise RuntimeError(f"{run}: the training ended without a validation, so no model was kept; lower val_interval")
+        raise RuntimeError(
+            f"{run}: no weights at {weights}; lower val_interval where the training ended without a validation; put "
+            "the file back, or train in a new folder, where it was removed"
+        )
     _measure_training_scans(run, dataset_dir)
     return weights
 

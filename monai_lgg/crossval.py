@@ -21,7 +21,8 @@ from monai_lgg.experiments import (
     weights_hash,
     write_settings,
 )
-from monai_lgg.io.atomic import atomic_text, partial_folder, replace_folder
+from monai_lgg.io.atomic import atomic_text, partial_folder, remove_leftovers, replace_folder
+from monai_lgg.io.stored import read_json, save_torch
 from monai_lgg.reference import write_reference
 from monai_lgg.results import pool_results
 from monai_lgg.splits import PARTS, Split, load_split, save_split, split_folds
@@ -77,6 +78,7 @@ def cross_validate(
     split = _folds(output, dataset_dir, folds, split_file)
     wanted = {"bundle": bundle.name, "split_sha256": split_hash(split), "settings": list(settings)}
     agreed_settings(output / SETTINGS, wanted)
+    remove_leftovers(output)  # of an ensemble that was being built when a call was killed
     runs = [(output / "folds" / str(fold)).resolve() for fold in range(len(split.folds))]
     summaries = []
     for fold, run in enumerate(runs):
@@ -151,7 +153,7 @@ def build_ensemble(runs: list[Path], split: Split, output: Path) -> Path:
         output: the bundle's folder.
     """
     made_from = {"weights_sha256": [weights_hash(run) for run in runs]}
-    if (output / TRAINED).is_file() and json.loads((output / TRAINED).read_text()) == made_from:
+    if (output / TRAINED).is_file() and read_json(output / TRAINED, f"remove {output}, and run again") == made_from:
         return output
     with partial_folder(output) as partial:
         _fill(partial, runs, split)
@@ -175,7 +177,7 @@ def _fill(bundle: Path, runs: list[Path], split: Split) -> None:
         atomic_text(bundle / "configs" / name, json.dumps(config, indent=4) + "\n")
     _describe(bundle, len(runs), split)
     (bundle / "models").mkdir()
-    torch.save(merged_weights(runs), bundle / "models" / "model.pt")
+    save_torch(merged_weights(runs), bundle / "models" / "model.pt")
     save_split(_all_in_training(split), bundle / "eval" / "split.json")
 
 

@@ -89,7 +89,7 @@ class EvaluationWriter:
     def write(self, engine: Engine) -> None:
         facts = split_facts(self.split_file)
         facts["warning"] = " ".join(text for text in (facts["warning"], self.warning) if text) or None
-        write_results(self.output_dir, self.cases, {**self.context, **facts})
+        write_results(self.output_dir, self.cases, {**self.context, **facts}, self.mask_dir)
         _log.info(f"wrote {self.output_dir}: summary.json, patients.csv, slices.csv")
 
 

@@ -1,14 +1,15 @@
 """What comparison, cross-validation and tuning share: runs that are trained once and evaluated once.
 
 A killed command is started again with the same arguments. What is finished is recognized by a marker that names the
-weights (SHA-256) it was made from, and is not repeated; a training that was interrupted goes on from its checkpoint.
+weights, split and data (SHA-256) it was made from, and is not repeated; a training that was interrupted goes on from
+its checkpoint.
 """
 
 import gc
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from typing import Any
 import torch
 
 from monai_lgg import bundle as bundles
+from monai_lgg.cases import read_patients
 from monai_lgg.io.atomic import atomic_text
+from monai_lgg.io.stored import read_checkpoint, read_json
 from monai_lgg.results import read_results
-from monai_lgg.splits import Split, load_split, read_split, save_split, split_patients
+from monai_lgg.splits import Split, load_split, save_split, split_patients
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +29,7 @@ _log = logging.getLogger(__name__)
 TRAINED = Path("eval") / "trained.json"
 #: Below a results folder: what the results were made from.
 EVALUATED = "evaluated.json"
+_BEGIN_ANEW = "put a copy back, or choose another output folder"
 
 
 def agreed_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,7 +41,7 @@ def agreed_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         write_settings(path, settings)
         return dict(settings)
-    begun = json.loads(path.read_text())
+    begun = read_json(path, _BEGIN_ANEW)
     for key, value in settings.items():
         if begun.get(key) != value:
             raise ValueError(
@@ -73,6 +77,17 @@ def own_split(output: Path, dataset_dir: Path, split_file: Path | None) -> Split
 def split_hash(split: Split) -> str:
     """SHA-256 of all that a split says."""
     return hashlib.sha256(json.dumps(asdict(split), sort_keys=True).encode()).hexdigest()
+
+
+def files_hash(dataset_dir: Path, names: Sequence[str]) -> str:
+    """SHA-256 of the images and masks of patients, in the order of their names."""
+    found = hashlib.sha256()
+    for patient in read_patients(dataset_dir, names):
+        for item in patient.slices:
+            for path in (item.image, item.label):
+                found.update(f"{patient.name} {item.number}".encode())
+                found.update(b"" if path is None else path.read_bytes())
+    return found.hexdigest()
 
 
 def weights_hash(run: Path) -> str:
@@ -122,6 +137,7 @@ def train_once(
         ValueError: the folder was begun with other settings or another split.
     """
     if is_trained(run):
+        bundles.check_recipe(bundle, run)
         _check_trained_with(run, bundles.run_settings(bundle, dataset_dir, settings))
         _log.info(f"{run.name}: trained already")
         return
@@ -148,17 +164,22 @@ def evaluate_once(
     device: str,
     progress: bool,
 ) -> dict[str, Any]:
-    """Evaluate a run on the test part unless the results in ``output`` were made from the same weights and split.
+    """Evaluate a run on the test part unless the results in ``output`` were made from the same weights, split and data.
 
     Args:
         split_file: None takes the run's own.
     Returns:
         The summary.
+    Raises:
+        ValueError: the split is not of this data.
     """
-    split = read_split(split_file or run / "eval" / "split.json")
+    split = load_split(split_file or run / "eval" / "split.json", dataset_dir)
+    chosen = bundles.parse_settings(settings, [run / "configs" / name for name in ("train.json", "evaluate.json")])
+    fold = chosen.get("fold", bundles.stored_settings(run).get("fold", 0))
     made_from = {
         "weights_sha256": weights_hash(run),
         "split_sha256": split_hash(split),
+        "data_sha256": files_hash(dataset_dir, sorted(split.part("test", fold))),
         "decision_sha256": hashlib.sha256((run / "configs" / "evaluate.json").read_bytes()).hexdigest(),
         "settings": {**bundles.stored_settings(run), "given": list(settings)},
     }
@@ -177,9 +198,11 @@ def evaluate_once(
 
 def _was_made_from(output: Path, made_from: Mapping[str, Any]) -> bool:
     marker = output / EVALUATED
-    if not marker.is_file() or json.loads(marker.read_text()) != made_from:
+    if not marker.is_file():
         return False
     try:
+        if read_json(marker, "it is evaluated again") != made_from:
+            return False
         read_results(output)
     except (FileNotFoundError, ValueError):
         return False
@@ -196,7 +219,7 @@ def training_progress(run: Path) -> dict[str, Any]:
     """
     checkpoint = run / "models" / "checkpoint.pt"
     if checkpoint.is_file():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        state = read_checkpoint(checkpoint, mmap=True)
         progress, best = state["progress"], state.get("best_model", {})
         return {
             "epochs": progress["epoch"],
@@ -208,7 +231,7 @@ def training_progress(run: Path) -> dict[str, Any]:
             "best": best.get("best"),
         }
     if (run / TRAINED).is_file():
-        return dict(json.loads((run / TRAINED).read_text()))
+        return read_json(run / TRAINED, f"remove the folder {run} to have it, and only it, trained anew")
     return {}
 
 

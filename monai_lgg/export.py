@@ -8,6 +8,7 @@ how to make the one and what to do with the other: in words, and as the fragment
 import hashlib
 import importlib
 import inspect
+import io
 import json
 import logging
 import os
@@ -257,7 +258,11 @@ def _write_torchscript(network: torch.nn.Module, channels: int, output: Path, fa
         warnings.simplefilter("ignore")  # that TorchScript is no longer developed
         scripted = torch.jit.script(network)
         extra = {EXTRA_FILE: json.dumps(facts, indent=1)}
-        atomic_write(output, lambda partial: torch.jit.save(scripted, str(partial), _extra_files=extra))
+        packed = (
+            io.BytesIO()
+        )  # a file would be named in its own archive, by the partial name that it has until it is whole
+        torch.jit.save(scripted, packed, _extra_files=extra)
+    atomic_write(output, lambda partial: partial.write_bytes(packed.getbuffer()))
 
 
 def _write_onnx(network: torch.nn.Module, channels: int, output: Path, facts: Mapping[str, Any]) -> None:

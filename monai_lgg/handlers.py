@@ -14,7 +14,8 @@ from monai.handlers import EarlyStopHandler, ValidationHandler
 from monai.utils import set_determinism
 
 from monai_lgg.environment import environment
-from monai_lgg.io.atomic import atomic_write, remove_leftovers
+from monai_lgg.io.atomic import remove_leftovers
+from monai_lgg.io.stored import read_checkpoint, save_torch
 
 _log = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class BestModelSaver:
         if not self.save:
             return
         weights = plain_state(self.network)
-        atomic_write(self.path, lambda partial: torch.save(weights, partial))
+        save_torch(weights, self.path)
         if self.keep == "best":
             _log.info(f"new best {state.key_metric_name} {value:.4f}: saved {self.path}")
 
@@ -202,14 +203,14 @@ class TrainingState:
             "pretrained": self.pretrained,
             "environments": self.environments,
         }
-        atomic_write(self.path, lambda partial: torch.save(state, partial))
+        save_torch(state, self.path)
 
     def load(self, engine: Engine) -> None:
         if self.save:
             remove_leftovers(self.path.parent)  # of a training that was killed as it saved
         if not (self.resume and self.path.exists()):
             return
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        state = read_checkpoint(self.path)
         progress = state["progress"]
         if progress["max_epochs"] != engine.state.max_epochs:
             raise ValueError(

@@ -25,8 +25,9 @@ from monai_lgg.bundle import OVERRIDES, keep_freed_memory, read_config, return_f
 from monai_lgg.errors import deepest
 from monai_lgg.inferers import BackendInferer
 from monai_lgg.io.atomic import atomic_text, remove_leftovers
+from monai_lgg.io.stored import read_json
 from monai_lgg.prediction_inputs import check_names
-from monai_lgg.saving import RESULT, weights_sha256
+from monai_lgg.saving import MANIFEST, RESULT, TABLE, weights_sha256
 
 _log = logging.getLogger(__name__)
 
@@ -106,6 +107,9 @@ def predict(
         return _inference_workflow(bundle, output, settings, device)
 
     line = _Line(make_flow, output, made_by) if todo else None
+    if any(_finished(output, record["case"]) for record in todo):  # the tables must not outlive what they say
+        for name in (TABLE, MANIFEST):
+            (output / name).unlink(missing_ok=True)
     try:
         for result in _run(todo, line, progress) if line else ():
             results.append(result)
@@ -314,8 +318,11 @@ def _skipped(output: Path, record: Mapping[str, Any], made_by: Mapping[str, Any]
     """A finished case is skipped only when it was made from the same input, weights, configuration and settings."""
     if "broken" in record:
         return CaseResult(record["case"], "failed", record["broken"])
-    found = json.loads((output / record["case"] / RESULT).read_text()).get("made_from")
-    wanted = json.loads(json.dumps(_made_from(record, made_by)))
+    try:
+        found = read_json(output / record["case"] / RESULT, "use --overwrite").get("made_from")
+        wanted = json.loads(json.dumps(_made_from(record, made_by)))
+    except (OSError, ValueError) as error:
+        return _failure(record, error, 0.0)
     if found == wanted:
         return CaseResult(record["case"], "skipped")
     differs = ", ".join(MADE_FROM[key] for key in wanted if (found or {}).get(key) != wanted[key])
@@ -421,4 +428,4 @@ def write_table(output: Path, results: list[CaseResult]) -> None:
         row = {**facts, "case": result.case, "status": result.status, "error": result.error}
         row["flags"] = ";".join(flag["name"] for flag in facts.get("flags", []))
         writer.writerow(row | {"seconds": f"{result.seconds:.2f}"})
-    atomic_text(output / "results.csv", text.getvalue())
+    atomic_text(output / TABLE, text.getvalue())

@@ -10,6 +10,7 @@ from monai_lgg.cases import parse_slice_name, patient_folders, read_patient, vol
 from monai_lgg.io.dicom import find_dicom, is_dicom, require_dicom
 from monai_lgg.io.nifti import is_nifti
 from monai_lgg.io.tiff import is_tiff
+from monai_lgg.saving import MANIFEST, TABLE
 
 
 def prediction_records(
@@ -53,13 +54,15 @@ def _named(path: Path) -> Path:
 
 
 def check_names(records: list[dict[str, Any]]) -> None:
-    """Two cases of one name would overwrite each other.
+    """Two cases of one name would overwrite each other, and one named as a table its place.
 
     Raises:
-        ValueError: there are two.
+        ValueError: there are two, or there is such a one.
     """
     names: dict[str, Any] = {}
     for record in records:
+        if record["case"] in (TABLE, MANIFEST):
+            raise ValueError(f"a case is named {record['case']} ({record['image'][0]}), as the output's own; rename it")
         if record["case"] in names:
             raise ValueError(
                 f"two cases are named {record['case']} ({names[record['case']]}, {record['image'][0]}); "

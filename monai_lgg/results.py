@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from monai_lgg.io.atomic import atomic_text, atomic_write
+from monai_lgg.io.atomic import atomic_text, atomic_write, make_partial_folder, remove_leftovers, replace_folder
+from monai_lgg.io.stored import read_json
 from monai_lgg.io.tiff import write_tiff
 from monai_lgg.metrics.case import PATIENT_FIGURES, SLICE_FIGURES, CaseMeasures, patient_row, slice_rows
 from monai_lgg.metrics.cohort import summarise_cohort
@@ -30,12 +31,11 @@ _log = logging.getLogger(__name__)
 TEXT_COLUMNS = ("patient", "institution", "missing_sequences")
 #: Digits of a number in the tables.
 DIGITS = 8
+_CUT = "cut off"
 #: Of ``cases.npz``.
 VERSION = 1
 STORE = "cases.npz"
 MASKS = "masks"
-#: Where masks are collected until the evaluation is complete.
-_UNFINISHED = ".masks"
 #: Facts that a pooled summary keeps where all folders agree.
 _SHARED = (
     "part", "settings", "model_file", "dataset_dir", "split_file", "fold", "split_level", "split_seed", "fingerprint",
@@ -58,19 +58,30 @@ def read_results(folder: str | Path) -> Results:
 
     Raises:
         FileNotFoundError: no finished evaluation there.
+        ValueError: a file of it is damaged.
     """
     path = Path(folder)
     _check_finished(path, ("summary.json", "patients.csv", "slices.csv"))
-    summary = json.loads((path / "summary.json").read_text())
-    return Results(path, summary, _read_table(path / "patients.csv"), _read_table(path / "slices.csv"))
+    summary = read_json(path / "summary.json", "evaluate again")
+    tables = {name: _read_table(path / f"{name}.csv") for name in ("patients", "slices")}
+    for name, rows in tables.items():
+        if len(rows) != summary.get(name):
+            raise ValueError(
+                f"{path / name}.csv has {len(rows)} rows, its summary.json {summary.get(name)} {name}: one is damaged; "
+                "evaluate again"
+            )
+    return Results(path, summary, **tables)
 
 
-def write_results(folder: Path, cases: Sequence[CaseMeasures], context: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the tables, the store, the masks collected so far and, last, the summary.
+def write_results(
+    folder: Path, cases: Sequence[CaseMeasures], context: Mapping[str, Any], masks: Path
+) -> dict[str, Any]:
+    """Write the tables, the store, the masks and, last, the summary.
 
     Args:
         cases: in any order; patients are written in the order of their names.
         context: facts that the summary repeats.
+        masks: of :func:`start_masks`; becomes the folder's, or goes when it is empty.
     Returns:
         The summary.
     """
@@ -78,7 +89,7 @@ def write_results(folder: Path, cases: Sequence[CaseMeasures], context: Mapping[
     summary = {**context, **summarise_cohort(ordered)}
     (folder / "summary.json").unlink(missing_ok=True)  # of an earlier evaluation, whose tables now go
     save_cases(folder / STORE, ordered)
-    _publish_masks(folder)
+    _publish_masks(masks, folder / MASKS)
     atomic_text(folder / "patients.csv", _csv([patient_row(case) for case in ordered]))
     atomic_text(folder / "slices.csv", _csv([row for case in ordered for row in slice_rows(case)]))
     atomic_text(folder / "summary.json", json.dumps(without_nan(summary), indent=1) + "\n")
@@ -115,12 +126,12 @@ def pool_results(
                 raise ValueError(f"patient {case.name} is in {found[case.name]} and in {path}; pool disjoint results")
             found[case.name] = path
             cases.append(case)
-    facts = _shared_facts([json.loads((path / "summary.json").read_text()) for path in paths], context or {})
+    facts = _shared_facts([read_json(path / "summary.json", "evaluate again") for path in paths], context or {})
     unfinished = start_masks(target)
     for name, path in found.items():
         if (path / MASKS / name).is_dir():
             shutil.copytree(path / MASKS / name, unfinished / name)
-    return write_results(target, cases, {**facts, "pooled_from": [str(path) for path in paths]})
+    return write_results(target, cases, {**facts, "pooled_from": [str(path) for path in paths]}, unfinished)
 
 
 def _shared_facts(summaries: Sequence[Mapping[str, Any]], context: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,18 +144,15 @@ def _shared_facts(summaries: Sequence[Mapping[str, Any]], context: Mapping[str, 
 
 
 def start_masks(folder: Path) -> Path:
-    """An empty folder for the masks of an evaluation, which replaces ``masks`` only when all of it is written.
+    """An empty folder for the masks of one evaluation, which replaces ``masks`` only when all of it is written.
 
     Raises:
         ValueError: ``masks`` is there and not from an evaluation.
     """
     if (folder / MASKS).exists() and not (folder / STORE).is_file():
         raise ValueError(f"{folder / MASKS} is not from an evaluation (no {STORE} beside it); choose a new folder")
-    unfinished = folder / _UNFINISHED
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
-    unfinished.mkdir(parents=True)
-    return unfinished
+    remove_leftovers(folder)
+    return make_partial_folder(folder / MASKS)
 
 
 def save_masks(folder: Path, case: str, numbers: Sequence[int], mask: np.ndarray) -> None:
@@ -158,16 +166,12 @@ def save_masks(folder: Path, case: str, numbers: Sequence[int], mask: np.ndarray
         write_tiff(folder / case / f"{case}_{number}_mask.tif", mask[..., k].astype(np.uint8) * 255)
 
 
-def _publish_masks(folder: Path) -> None:
-    unfinished, final = folder / _UNFINISHED, folder / MASKS
-    if not unfinished.is_dir():
-        return
-    if final.exists():
-        shutil.rmtree(final)
+def _publish_masks(unfinished: Path, final: Path) -> None:
     if any(unfinished.iterdir()):
-        unfinished.rename(final)
+        replace_folder(unfinished, final)
     else:
         unfinished.rmdir()
+        shutil.rmtree(final, ignore_errors=True)
 
 
 def save_cases(path: Path, cases: Sequence[CaseMeasures]) -> None:
@@ -259,7 +263,10 @@ def _text(value: Any) -> Any:
 
 def _read_table(path: Path) -> list[dict[str, Any]]:
     with path.open(newline="", encoding="utf-8") as file:
-        return [{key: _cell(key, text) for key, text in row.items()} for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file, restval=_CUT))
+    if any(_CUT in row.values() for row in rows):
+        raise ValueError(f"{path} is damaged (a row is cut off); evaluate again")
+    return [{key: _cell(key, text) for key, text in row.items()} for row in rows]
 
 
 def _cell(column: str, text: str) -> str | float:

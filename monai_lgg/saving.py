@@ -38,6 +38,7 @@ FORMATS = ("auto", "tiff", "nifti", "dicomseg")
 SEG_TYPES = ("binary", "fractional")
 RESULT = "result.json"
 MANIFEST = "manifest.json"
+TABLE = "results.csv"
 
 
 class SaveCased(MapTransform):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ DEFAULT_FRACTIONS = (0.7, 0.1, 0.2)
 #: Share of the patients outside the test fold that a k-fold split sets aside for validation.
 FOLD_VALIDATION = 0.1
 
+#: <patient>_<date of the study>, in the names of the public data
+_TCGA_STUDY = re.compile(r"^(TCGA_\w{2}_\w{4})_\d{8}$", re.IGNORECASE)
 #: part -> patient name -> slice numbers
 Parts = dict[str, dict[str, list[int]]]
 
@@ -52,6 +55,11 @@ class Split:
         return self.folds[fold][name]
 
 
+def person(name: str) -> str:
+    """Whose study a patient folder holds: its name without the date of a TCGA study, in small letters."""
+    return _TCGA_STUDY.sub(r"\1", name).casefold()
+
+
 def fingerprint(patients: Sequence[Patient], labels: Sequence[np.ndarray]) -> str:
     """SHA-256 over patient names, slice numbers and mask pixels; the same for any packing of the same data."""
     digest = hashlib.sha256()
@@ -62,7 +70,7 @@ def fingerprint(patients: Sequence[Patient], labels: Sequence[np.ndarray]) -> st
 
 
 def split_patients(root: str | Path, fractions: Sequence[float] = DEFAULT_FRACTIONS, seed: int = 0) -> Split:
-    """Split by patient, stratified by institution and tumour volume.
+    """Split by patient, stratified by institution and tumour volume. Studies of a person stay together.
 
     Args:
         fractions: of training, validation and test; must sum to 1.
@@ -92,9 +100,9 @@ def split_folds(root: str | Path, folds: int, seed: int = 0, validation: float =
     if not 0 <= validation < 1:
         raise ValueError(f"validation share {validation}: give 0 or more and below 1")
     patients, labels = _load(root)
-    if not 2 <= folds <= len(patients):
-        raise ValueError(f"{folds} folds of {len(patients)} patients; give 2 to {len(patients)}")
     order = _stratified_order(patients, labels, seed)
+    if not 2 <= folds <= len(order):
+        raise ValueError(f"{folds} folds of {len(order)} patients; give 2 to {len(order)}")
     rng = np.random.default_rng([seed, folds])
     tests: list[list[int]] = [[] for _ in range(folds)]
     for start in range(0, len(order), folds):
@@ -354,11 +362,13 @@ def _check_fractions(fractions: Sequence[float]) -> None:
 
 
 def _stratified_order(patients: Sequence[Patient], labels: Sequence[np.ndarray], seed: int) -> list[int]:
-    """Indices ordered by institution, then tercile of tumour volume, then at random."""
+    """Indices ordered by institution, then tercile of tumour volume, then at random; one index a person."""
     volumes = np.array([np.count_nonzero(label) for label in labels])
     tercile = np.searchsorted(np.quantile(volumes, [1 / 3, 2 / 3]), volumes)
     shuffled = np.random.default_rng(seed).permutation(len(patients))
-    return sorted(shuffled.tolist(), key=lambda i: (patients[i].institution, int(tercile[i])))
+    first = set({person(patient.name): i for i, patient in reversed(list(enumerate(patients)))}.values())
+    ordered = sorted(shuffled.tolist(), key=lambda i: (patients[i].institution, int(tercile[i])))
+    return [i for i in ordered if i in first]
 
 
 def _take(order: list[int], fraction: float) -> tuple[list[int], list[int]]:
@@ -372,20 +382,23 @@ def _take(order: list[int], fraction: float) -> tuple[list[int], list[int]]:
 
 
 def _parts(patients: Sequence[Patient], *members: list[int]) -> Parts:
-    return {
-        part: {patients[i].name: [item.number for item in patients[i].slices] for i in sorted(of)}
-        for part, of in zip(PARTS, members, strict=True)
-    }
+    """All studies of a person are in the part of the index that stands for the person."""
+    part_of = {person(patients[i].name): part for part, of in zip(PARTS, members, strict=True) for i in of}
+    parts: Parts = {part: {} for part in PARTS}
+    for patient in patients:
+        parts[part_of[person(patient.name)]][patient.name] = [item.number for item in patient.slices]
+    return parts
 
 
 def _check_disjoint(fold: Parts, level: str, path: str | Path) -> None:
     seen: dict[Any, str] = {}
     for part in PARTS:
         for name, numbers in fold[part].items():
-            units: list[Any] = [name] if level == "patient" else [(name, number) for number in numbers]
+            units: list[Any] = [person(name)] if level == "patient" else [(name, number) for number in numbers]
             for unit in units:
-                if unit in seen:
+                if unit in seen and (level == "slice" or seen[unit] != part):
+                    what = name if level == "patient" else unit
                     raise ValueError(
-                        f"{path}: {unit} is in {seen[unit]} and in {part}; a {level} may be in one part only"
+                        f"{path}: {what} is in {seen[unit]} and in {part}; a {level} may be in one part only"
                     )
                 seen[unit] = part

@@ -12,7 +12,7 @@ import torch
 from monai_lgg import bundle as bundles
 from monai_lgg.evaluation import split_facts
 from monai_lgg.metrics.case import measure_case
-from monai_lgg.results import write_results
+from monai_lgg.results import start_masks, write_results
 from monai_lgg.splits import read_split, save_split
 from tests.conftest import TINY
 
@@ -55,7 +55,7 @@ class Fakes:
             prediction = truth.copy()
             prediction.reshape(-1)[np.flatnonzero(truth)[: self.wrong.get(bundle.name, 0) + k % 3]] = False
             cases.append(measure_case(name, prediction, truth))
-        return write_results(output, cases, {"part": "test", **split_facts(str(split_file))})
+        return write_results(output, cases, {"part": "test", **split_facts(str(split_file))}, start_masks(output))
 
     def _called(self, what: str, run: Path) -> None:
         self.calls.append(f"{what} {run.name}")

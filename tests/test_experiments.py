@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tifffile
 import torch
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -10,7 +11,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from monai_lgg import experiments
 from monai_lgg.bundle import find_bundle
 from monai_lgg.experiments import agreed_settings, is_trained, own_split, training_progress, training_seconds
-from monai_lgg.splits import save_split, split_folds, split_patients
+from monai_lgg.splits import read_split, save_split, split_folds, split_patients
 from tests.conftest import TINY
 from tests.fake_runs import Fakes, write_checkpoint
 
@@ -113,6 +114,52 @@ def test_an_evaluation_is_repeated_when_the_rule_of_decision_changed(
     path.write_text(json.dumps({**json.loads(path.read_text()), "threshold": 0.3}))
     experiments.evaluate_once(run, phantoms, tmp_path / "results", **more)
     assert len(fakes.calls) == 3
+
+
+def test_an_evaluation_is_repeated_when_the_data_changed(run: Path, phantoms: Path, tmp_path: Path) -> None:
+    data, more = tmp_path / "data", {"device": "cpu", "progress": False}
+    shutil.copytree(phantoms, data)
+    found = experiments.evaluate_once(run, data, tmp_path / "out", **more)
+    written = (tmp_path / "out" / "summary.json").stat().st_mtime_ns
+    assert experiments.evaluate_once(run, data, tmp_path / "out", **more) == found
+    assert (tmp_path / "out" / "summary.json").stat().st_mtime_ns == written
+    (name, *_) = read_split(run / "eval" / "split.json").part("test")
+    image, mask = (data / name / f"{name}_3{end}.tif" for end in ("", "_mask"))
+    tifffile.imwrite(image, 255 - tifffile.imread(image))
+    experiments.evaluate_once(run, data, tmp_path / "out", **more)
+    assert (tmp_path / "out" / "summary.json").stat().st_mtime_ns > written
+    tifffile.imwrite(mask, 255 - tifffile.imread(mask))
+    with pytest.raises(ValueError, match="made from other data than"):
+        experiments.evaluate_once(run, data, tmp_path / "out", **more)
+    with pytest.raises((FileNotFoundError, ValueError), match="nothing"):
+        experiments.evaluate_once(run, tmp_path / "nothing", tmp_path / "out", **more)
+
+
+def test_a_run_is_not_taken_for_one_of_another_recipe(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiments.bundles, "train", Fakes({}).train)
+    save_split(split_patients(phantoms), tmp_path / "split.json")
+
+    def train(bundle: Path) -> None:
+        experiments.train_once(
+            bundle,
+            phantoms,
+            tmp_path / "run",
+            split_file=tmp_path / "split.json",
+            settings=TINY,
+            device="cpu",
+            progress=False,
+        )
+
+    train(find_bundle("unet_cosine"))
+    words = r"run was begun with another recipe than that of .*unet_dice \(.*train\.json differs in .*\); choose a new"
+    with pytest.raises(ValueError, match=words):
+        train(find_bundle("unet_dice"))  # the first has ended
+    (tmp_path / "run" / experiments.TRAINED).unlink()
+    with pytest.raises(ValueError, match=words):
+        train(find_bundle("unet_dice"))
+    train(tmp_path / "run")  # as the error says
 
 
 def test_an_evaluation_by_hand_is_not_taken_for_that_of_a_comparison(run: Path, phantoms: Path, tmp_path: Path) -> None:

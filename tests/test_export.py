@@ -2,6 +2,7 @@ import hashlib
 import importlib
 import json
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,6 +83,15 @@ def decoded(facts: dict[str, str]) -> dict[str, Any]:
     return {
         key: json.loads(value) if value[:1] in "[{" or key == "threshold" else value for key, value in facts.items()
     }
+
+
+def test_a_torchscript_file_names_neither_the_machine_nor_itself(tmp_path: Path, here: Path) -> None:
+    run, _ = trained(tmp_path, "unet_cosine", measured=True)
+    paths = [export_bundle(run, "torchscript", here / name) for name in ("a.ts", "b.ts")]
+    for path in paths:
+        with zipfile.ZipFile(path) as archive:
+            assert not [name for name in archive.namelist() if "partial" in name]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_weights_of_another_licence_keep_their_notice(tmp_path: Path, here: Path) -> None:

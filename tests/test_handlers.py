@@ -1,7 +1,7 @@
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -179,8 +179,8 @@ def test_interrupted_store_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch
     assert sorted(item.name for item in tmp_path.iterdir()) == ["checkpoint.pt", "model.pt"]
 
 
-def _half(_: object, path: Path) -> None:
-    Path(path).write_bytes(b"half")
+def _half(_: object, file: BinaryIO) -> None:
+    file.write(b"half")
     raise OSError(28, "No space left on device")
 
 

@@ -248,6 +248,57 @@ def test_only_the_same_input_and_settings_are_skipped(threshold_bundle: Path, tm
     assert predict(records, threshold_bundle, out, overwrite=True)[0].status == "done"
 
 
+def test_a_damaged_result_stops_no_other_case(threshold_bundle: Path, tmp_path: Path) -> None:
+    for name in "abc":
+        write_patient(tmp_path / "data", name, pattern(32, 40, 1))
+    records, out = prediction_records(tmp_path / "data"), tmp_path / "out"
+    predict(records, threshold_bundle, out)
+    (out / "a" / "result.json").write_text("")
+    (out / "b" / "result.json").write_text("[]")
+    results = {result.case: result for result in predict(records, threshold_bundle, out)}
+    assert {name: result.status for name, result in results.items()} == {"a": "failed", "b": "failed", "c": "skipped"}
+    for name in "ab":
+        assert f"{name}/result.json is damaged" in results[name].error
+        assert "use --overwrite" in results[name].error
+    assert {r.status for r in predict(records, threshold_bundle, out, overwrite=True)} == {"done"}
+
+
+def test_an_input_that_can_be_read_no_more_stops_no_other_case(
+    threshold_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        write_patient(tmp_path / "data", name, pattern(32, 40, 1))
+    records, out = prediction_records(tmp_path / "data"), tmp_path / "out"
+    predict(records, threshold_bundle, out)
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "a_1.tif":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    results = {result.case: result for result in predict(records, threshold_bundle, out)}
+    assert {name: result.status for name, result in results.items()} == {"a": "failed", "b": "skipped"}
+    assert "a_1.tif" in results["a"].error
+
+
+def test_tables_go_before_finished_cases_are_done_again(threshold_bundle: Path, tmp_path: Path) -> None:
+    write_patient(tmp_path / "data", "a", pattern(32, 40, 1))
+    records, out = prediction_records(tmp_path / "data"), tmp_path / "out"
+    predict(records, threshold_bundle, out)
+    (out / "manifest.json").write_text("{}")
+    seen = []
+
+    def watch(todo: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+        seen.extend(sorted(path.name for path in out.iterdir()))
+        yield from todo
+
+    predict(records, threshold_bundle, out, overwrite=True, progress=watch)
+    assert seen == ["a"]
+    assert (out / "results.csv").is_file()
+
+
 def test_an_interrupted_overwrite_keeps_the_rows_of_what_it_left(threshold_bundle: Path, tmp_path: Path) -> None:
     for name in ("TCGA_A", "TCGA_B", "TCGA_C"):
         write_patient(tmp_path / "data", name, pattern(32, 48, 2))
@@ -505,6 +556,10 @@ def test_inputs(tmp_path: Path, phantoms: Path) -> None:
     patient = next(phantoms.glob("TCGA*"))
     with pytest.raises(ValueError, match=f"two cases are named {patient.name}"):
         prediction_records([patient, patient])
+    for name in ("results.csv", "manifest.json"):
+        write_patient(tmp_path / "odd" / name, name, pattern(32, 40, 1))
+        with pytest.raises(ValueError, match=rf"a case is named {name} \(.*\), as the output's own; rename it"):
+            prediction_records(tmp_path / "odd" / name)
 
 
 def test_overlay_and_truth(run: Path, phantoms: Path, tmp_path: Path) -> None:

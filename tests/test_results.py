@@ -46,7 +46,7 @@ def write(folder: Path, cases: list[CaseMeasures], **context: object) -> Path:
     unfinished = start_masks(folder)
     for of in cases:
         save_masks(unfinished, of.name, of.numbers, np.arange(np.prod(SHAPE)).reshape(SHAPE) % len(of.name) == 0)
-    write_results(folder, cases, {"part": "test", "split_level": "patient", "warning": None, **context})
+    write_results(folder, cases, {"part": "test", "split_level": "patient", "warning": None, **context}, unfinished)
     return folder
 
 
@@ -184,8 +184,7 @@ def test_masks_of_an_earlier_evaluation_go(tmp_path: Path) -> None:
     write(tmp_path, [case("a", 0)])
     write(tmp_path, [case("b", 0)])
     assert [path.name for path in (tmp_path / "masks").iterdir()] == ["b"]
-    start_masks(tmp_path)
-    write_results(tmp_path, [case("b", 0)], {})  # an evaluation that was to write none
+    write_results(tmp_path, [case("b", 0)], {}, start_masks(tmp_path))  # an evaluation that was to write none
     assert not (tmp_path / "masks").exists()
     assert not list(tmp_path.glob(".*"))
 
@@ -196,6 +195,38 @@ def test_masks_of_an_interrupted_evaluation_are_not_seen(tmp_path: Path) -> None
     assert [path.name for path in (tmp_path / "masks").iterdir()] == ["a"]
     write(tmp_path, [case("c", 0)])
     assert [path.name for path in (tmp_path / "masks").iterdir()] == ["c"]
+
+
+def test_two_evaluations_at_a_time_keep_their_masks_apart(tmp_path: Path) -> None:
+    one, other = start_masks(tmp_path), start_masks(tmp_path)
+    for name, masks in (("a", one), ("b", other)):
+        save_masks(masks, name, [1, 2, 3, 4], np.ones(SHAPE, dtype=bool))
+    for name, masks in (("a", one), ("b", other)):
+        write_results(tmp_path, [case(name, 0)], {}, masks)
+        assert [path.name for path in (tmp_path / "masks").iterdir()] == [name]
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["patients", "slices"])
+def test_damaged_tables_are_noticed(tmp_path: Path, name: str) -> None:
+    write(tmp_path, [case("a", 0), case("b", 1)])
+    table = tmp_path / f"{name}.csv"
+    whole = table.read_text()
+    lines = whole.splitlines(keepends=True)
+    for damaged in ("", "".join(lines[:-1])):
+        table.write_text(damaged)
+        with pytest.raises(
+            ValueError, match=rf"{name}\.csv has \d rows, its summary\.json \d {name}: .*evaluate again"
+        ):
+            read_results(tmp_path)
+    table.write_text("".join([*lines[:-1], lines[-1].partition(",")[0]]))
+    with pytest.raises(ValueError, match=rf"{name}\.csv is damaged \(a row is cut off\); evaluate again"):
+        read_results(tmp_path)
+    table.write_text(whole)
+    assert len(read_results(tmp_path).patients) == 2
+    (tmp_path / "summary.json").write_text("")
+    with pytest.raises(ValueError, match=r"summary\.json is damaged"):
+        read_results(tmp_path)
 
 
 def test_masks_that_a_person_keeps_are_left_alone(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from monai_lgg.splits import (
     leakage_in_words,
     load_split,
     part_volumes,
+    person,
     read_split,
     save_split,
     split_folds,
@@ -295,6 +297,36 @@ def test_patient_in_two_parts(root, tmp_path):
 
     with pytest.raises(ValueError, match=f"{name} is in train and in test; a patient may be in one part only"):
         read_split(tmp_path / "split.json")
+
+
+def test_all_studies_of_a_person_are_in_one_part(tmp_path):
+    root = write_cohort(tmp_path / "data", 12)
+    for name in ("TCGA_AA_0000_20000101", "TCGA_BB_0005_20000101"):
+        for twin in (name.replace("20000101", "20090909"), name.replace("TCGA", "tcga").replace("2000", "1999")):
+            shutil.copytree(root / name, root / twin)
+            for path in (root / twin).iterdir():
+                path.rename(path.with_name(path.name.replace(name, twin)))
+    for seed in range(10):
+        for split in (split_patients(root, (0.4, 0.3, 0.3), seed), split_folds(root, 4, seed)):
+            for fold in split.folds:
+                parts = {
+                    person: {part for part in PARTS for name in fold[part] if name.upper().startswith(person)}
+                    for person in ("TCGA_AA_0000", "TCGA_BB_0005")
+                }
+                assert [len(found) for found in parts.values()] == [1, 1]
+                assert sum(len(fold[part]) for part in PARTS) == 16
+    with pytest.raises(ValueError, match="13 folds of 12 patients"):
+        split_folds(root, 13)
+    split.folds[0]["train"]["TCGA_ZZ_0000_20000101"] = split.folds[0]["test"]["tcga_zz_0000_20010101"] = [1]
+    save_split(split, tmp_path / "split.json")
+    with pytest.raises(ValueError, match="tcga_zz_0000_20010101 is in train and in test"):
+        read_split(tmp_path / "split.json")
+
+
+def test_other_names_are_persons_of_their_own():
+    names = ["P_20000101", "P_20000102", "TCGA_AA_0001", "TCGA_AA_0002_20000101", "a_b"]
+    assert len({person(name) for name in names}) == len(names)
+    assert person("TCGA_AA_0001_20000101") == person("tcga_aa_0001")
 
 
 def test_slice_in_two_parts(root, tmp_path):

@@ -216,8 +216,11 @@ def _echo_tuning(outcome: "Outcome", bundle: str, task: "Tuning") -> None:
         words += ["--split", str(task.output / "split.json")]
         words += [word for text in (*task.settings, *outcome.settings()) for word in ("--set", text)]
         click.echo(f"  {shlex.join(words)}")
-        files = [str(task.bundle / "configs" / "train.json"), str(task.output / "best.json")]
-        click.echo(f'  or as an overlay of MONAI\'s own runner: --config_file "{files}"')
+        files = [str(Path("RUN") / "configs" / "train.json"), str(task.output.resolve() / "best.json")]
+        click.echo(f"  or by MONAI's own runner, where RUN is a copy of {task.bundle}:")
+        words = ["--bundle_root", "RUN", "--dataset_dir", str(task.dataset_dir)]
+        words += ["--split_file", str(task.output / "split.json")]
+        click.echo(f'  python -m monai.bundle run training --config_file "{files}" {shlex.join(words)}')
         if task.epochs:
             click.echo(f"  both train for the bundle's own number of epochs; the trials had {task.epochs}")
     click.echo(VALIDATION_ONLY)

@@ -37,11 +37,17 @@ def _unique() -> str:
     return f"{platform.node()}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"
 
 
+def make_partial_folder(final: Path) -> Path:
+    """As :func:`partial_folder`, for work that ends elsewhere; :func:`remove_leftovers` knows it."""
+    partial = final.with_name(f".{final.name}.{_unique()}")
+    partial.mkdir(parents=True)
+    return partial
+
+
 @contextmanager
 def partial_folder(final: Path) -> Iterator[Path]:
     """A new folder beside ``final`` that no other thread or process has; removed at the end, unless it was renamed."""
-    partial = final.with_name(f".{final.name}.{_unique()}")
-    partial.mkdir(parents=True)
+    partial = make_partial_folder(final)
     try:
         yield partial
     finally:

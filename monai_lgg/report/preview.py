@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from monai_lgg.quality import INFORMATIONAL, Flag
 from monai_lgg.report.page import Cell, Picture, cell, number, save_page
-from monai_lgg.saving import RESULT
+from monai_lgg.saving import RESULT, TABLE
 
 PREVIEW = "preview.html"
 #: Width of a picture in the page, in pixels, and its JPEG quality: some 40 kB a case.
@@ -141,7 +141,7 @@ def _picture(path: Path, case: str) -> Picture | None:
 
 def _failed(output: Path) -> dict[str, bool]:
     """Cases that the last call could not do, and whether they have a result of an earlier one."""
-    table = output / "results.csv"
+    table = output / TABLE
     if not table.is_file():
         return {}
     with table.open(newline="") as file:

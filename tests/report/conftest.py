@@ -115,7 +115,7 @@ def write_results(folder: Path, root: Path, context: dict[str, Any] | None = Non
         )
     facts = {"part": "test", "dataset_dir": str(root), "split_file": None, "fold": 0, "split_level": "patient"}
     facts |= {"split_seed": 7, "fingerprint": "f", "warning": None, "leakage": None}
-    return results.write_results(folder, cases, facts | (context or {}))
+    return results.write_results(folder, cases, facts | (context or {}), masks)
 
 
 def _missing(patient: Patient) -> str:
