@@ -79,8 +79,8 @@ def split_hash(split: Split) -> str:
     return hashlib.sha256(json.dumps(asdict(split), sort_keys=True).encode()).hexdigest()
 
 
-def files_hash(dataset_dir: Path, names: Sequence[str]) -> str:
-    """SHA-256 of the images and masks of patients, in the order of their names."""
+def files_hash(dataset_dir: Path, names: Sequence[str] | None) -> str:
+    """SHA-256 of the images and masks of the named patients, or of all."""
     found = hashlib.sha256()
     for patient in read_patients(dataset_dir, names):
         for item in patient.slices:
@@ -175,11 +175,12 @@ def evaluate_once(
     """
     split = load_split(split_file or run / "eval" / "split.json", dataset_dir)
     chosen = bundles.parse_settings(settings, [run / "configs" / name for name in ("train.json", "evaluate.json")])
-    fold = chosen.get("fold", bundles.stored_settings(run).get("fold", 0))
+    part, fold = chosen.get("part", "test"), chosen.get("fold", bundles.stored_settings(run).get("fold", 0))
+    names = None if part == "all" else sorted(split.part(part, fold))
     made_from = {
         "weights_sha256": weights_hash(run),
         "split_sha256": split_hash(split),
-        "data_sha256": files_hash(dataset_dir, sorted(split.part("test", fold))),
+        "data_sha256": files_hash(dataset_dir, names),
         "decision_sha256": hashlib.sha256((run / "configs" / "evaluate.json").read_bytes()).hexdigest(),
         "settings": {**bundles.stored_settings(run), "given": list(settings)},
     }

@@ -258,9 +258,7 @@ def _write_torchscript(network: torch.nn.Module, channels: int, output: Path, fa
         warnings.simplefilter("ignore")  # that TorchScript is no longer developed
         scripted = torch.jit.script(network)
         extra = {EXTRA_FILE: json.dumps(facts, indent=1)}
-        packed = (
-            io.BytesIO()
-        )  # a file would be named in its own archive, by the partial name that it has until it is whole
+        packed = io.BytesIO()  # a file's partial name would be in its own archive
         torch.jit.save(scripted, packed, _extra_files=extra)
     atomic_write(output, lambda partial: partial.write_bytes(packed.getbuffer()))
 

@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 TEXT_COLUMNS = ("patient", "institution", "missing_sequences")
 #: Digits of a number in the tables.
 DIGITS = 8
+#: Stands for the cells that a row of a table lacks.
 _CUT = "cut off"
 #: Of ``cases.npz``.
 VERSION = 1
