@@ -29,7 +29,6 @@ _log = logging.getLogger(__name__)
 TRAINED = Path("eval") / "trained.json"
 #: Below a results folder: what the results were made from.
 EVALUATED = "evaluated.json"
-_BEGIN_ANEW = "put a copy back, or choose another output folder"
 
 
 def agreed_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,7 +40,7 @@ def agreed_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         write_settings(path, settings)
         return dict(settings)
-    begun = read_json(path, _BEGIN_ANEW)
+    begun = read_json(path, "put a copy back, or choose another output folder")
     for key, value in settings.items():
         if begun.get(key) != value:
             raise ValueError(

@@ -8,11 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from monai_lgg import bundle as bundles
 from monai_lgg.bundle import REFERENCE, read_config
 from monai_lgg.io.atomic import atomic_text
+from monai_lgg.io.stored import read_checkpoint
 from monai_lgg.label_app.studies import Pair, export_patients, patients_of
 from monai_lgg.label_app.versions import FACTS, WEIGHTS, Versions
 
@@ -105,7 +104,7 @@ def _train(versions: Versions, data: Path, run: Path, plan: Plan) -> dict[str, A
         progress=False,
     )
     checkpoint = run / "models" / "checkpoint.pt"
-    best = torch.load(checkpoint, map_location="cpu", weights_only=True)["best_model"]
+    best = read_checkpoint(checkpoint)["best_model"]
     checkpoint.unlink()  # a version is never gone on with, and the optimizer's state is twice the weights
     if start is not None:
         _keep_origin(versions.folder(start) / "models", run / "models")
