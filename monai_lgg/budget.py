@@ -15,6 +15,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from monai_lgg import bundle as bundles
+from monai_lgg.errors import UsageError
 from monai_lgg.splits import Split, read_split, save_split
 
 _UNITS = {"epoch": "epochs", "epochs": "epochs", "slices": "slices", "min": "min", "minutes": "min"}
@@ -45,10 +46,10 @@ def parse_budget(text: str) -> Budget:
     match = _PATTERN.fullmatch(text.strip().lower())
     unit = _UNITS.get(match[2]) if match else None
     if match is None or unit is None:
-        raise ValueError(f"budget {text!r} is not understood; give for example 3epochs, 50000slices or 30min")
+        raise UsageError(f"budget {text!r} is not understood; give for example 3epochs, 50000slices or 30min")
     amount = float(match[1])
     if amount <= 0 or (unit == "epochs" and amount != int(amount)):
-        raise ValueError(f"budget {text!r}: give more than 0, and whole epochs")
+        raise UsageError(f"budget {text!r}: give more than 0, and whole epochs")
     return Budget(amount, unit)
 
 

@@ -17,6 +17,7 @@ import torch
 from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow
 
 from monai_lgg.cases import read_patients
+from monai_lgg.errors import UsageError
 from monai_lgg.io.atomic import atomic_text, partial_folder
 from monai_lgg.io.stored import read_json
 from monai_lgg.losses import find_loss
@@ -49,7 +50,7 @@ def find_bundle(name_or_path: str | Path) -> Path:
     """The folder of a bundle given by name, or by path (a run is a bundle too).
 
     Raises:
-        ValueError: neither; the nearest name is suggested.
+        UsageError: neither; the nearest name is suggested.
     """
     named = bundles_dir() / str(name_or_path)
     for folder in (Path(name_or_path).expanduser(), named):
@@ -57,7 +58,7 @@ def find_bundle(name_or_path: str | Path) -> Path:
             return folder.resolve()
     near = difflib.get_close_matches(str(name_or_path), bundle_names(), n=1)
     hint = f"did you mean {near[0]}?" if near else f"give a folder or one of: {', '.join(bundle_names())}"
-    raise ValueError(f"no bundle {str(name_or_path)!r}; {hint}")
+    raise UsageError(f"no bundle {str(name_or_path)!r}; {hint}")
 
 
 def is_shipped(bundle: Path) -> bool:
@@ -105,14 +106,15 @@ def pick_device(name: str = "auto") -> torch.device:
     """``auto`` takes the GPU when there is one; any other name must exist.
 
     Raises:
-        ValueError: an unknown device, or a GPU that is not there.
+        UsageError: an unknown device.
+        ValueError: a GPU that is not there.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"device {name!r} is not known; use auto, cpu, cuda or cuda:<n>") from error
+        raise UsageError(f"device {name!r} is not known; use auto, cpu, cuda or cuda:<n>") from error
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise ValueError(f"device {name!r}: {torch.cuda.device_count()} CUDA GPU(s) found; use device cpu or auto")
     return device
@@ -158,7 +160,7 @@ def parse_settings(settings: tuple[str, ...], files: list[Path]) -> dict[str, An
     """``key=value`` pairs as a dictionary; values are JSON, else text; ``loss`` may be a name.
 
     Raises:
-        ValueError: no ``=``, a key that the configuration does not have (MONAI itself would ignore it), or an unknown
+        UsageError: no ``=``, a key that the configuration does not have (MONAI itself would ignore it), or an unknown
             loss.
     """
     parser = read_config(files)
@@ -166,7 +168,7 @@ def parse_settings(settings: tuple[str, ...], files: list[Path]) -> dict[str, An
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise ValueError(f"{setting!r}: give key=value")
+            raise UsageError(f"{setting!r}: give key=value")
         _check_key(parser, key)
         result[key] = _value(text)
         if key == "loss" and isinstance(result[key], str) and not result[key].startswith(("@", "$")):
@@ -194,7 +196,7 @@ def _check_key(parser: ConfigParser, key: str) -> None:
     known += [f"{name}#{inner}" for name in known if isinstance(parser.get(name), dict) for inner in parser.get(name)]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"top-level names: {', '.join(k for k in known if '#' not in k)}"
-    raise ValueError(f"setting {key!r} is not in the configuration; {hint}")
+    raise UsageError(f"setting {key!r} is not in the configuration; {hint}")
 
 
 def _check_target(name: str) -> None:
@@ -208,7 +210,7 @@ def _check_target(name: str) -> None:
     }
     near = difflib.get_close_matches(name.rpartition(".")[2], known, n=1, cutoff=0.5)
     hint = f"did you mean {known[near[0]]}?" if near else "give the dotted path of a class, or a class name of MONAI"
-    raise ValueError(f"no component {name!r}; {hint}")
+    raise UsageError(f"no component {name!r}; {hint}")
 
 
 def workflow(
@@ -268,6 +270,8 @@ def _trained_fold(bundle: Path, split: Split) -> int:
 def prepare_run(bundle: Path, run: Path, overrides: Mapping[str, Any]) -> None:
     """Make ``run`` a copy of the bundle with the overrides beside its configuration, or check that it fits.
 
+    The data may have moved since it was begun.
+
     Raises:
         ValueError: the folder holds something else, or a run begun with other settings.
     """
@@ -285,11 +289,23 @@ def prepare_run(bundle: Path, run: Path, overrides: Mapping[str, Any]) -> None:
         raise ValueError(f"{run} exists and is not a run of monai-lgg; choose a new folder for the run")
     check_recipe(bundle, run)
     begun = stored_settings(run)
-    if begun != dict(overrides):
+    moved = {**begun, "dataset_dir": overrides.get("dataset_dir")}
+    if moved == dict(overrides) != begun and _is_data_of(run, moved["dataset_dir"]):
+        atomic_text(stored, json.dumps(moved, indent=1) + "\n")
+    elif begun != dict(overrides):
         empty = "" if any((run / "models").glob("*.pt")) else " (nothing has been trained in this one: remove it)"
         raise ValueError(
             f"{run} was begun with {begun}, now {dict(overrides)}; repeat those to go on, or choose a new folder{empty}"
         )
+
+
+def _is_data_of(run: Path, dataset_dir: str) -> bool:
+    """Whether the run's own split is of the patients and masks in that folder."""
+    own = run / "eval" / "split.json"
+    try:
+        return own.is_file() and bool(load_split(own, dataset_dir))
+    except ValueError:
+        return False
 
 
 def check_recipe(bundle: Path, run: Path) -> None:

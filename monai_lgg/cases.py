@@ -25,7 +25,7 @@ AMONG_TISSUE = 0.05
 #: Intensities above this multiple of the head's median (fat, vessels, artefacts) are clipped.
 TOP_MEDIANS = 3.0
 
-_SLICE_NAME = re.compile(r"^(?P<patient>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?$", re.IGNORECASE)
+_SLICE_NAME = re.compile(r"^(?P<patient>.+)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?\Z", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)

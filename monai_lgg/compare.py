@@ -11,7 +11,7 @@ from typing import Any
 
 from monai_lgg import bundle as bundles
 from monai_lgg.budget import Budget, budget_epochs, slices_an_epoch, time_epoch
-from monai_lgg.errors import deepest
+from monai_lgg.errors import UsageError, deepest
 from monai_lgg.experiments import (
     agreed_settings,
     evaluate_once,
@@ -133,12 +133,12 @@ def labels(folders: Sequence[Path]) -> dict[str, Path]:
         ValueError: none, or one twice.
     """
     if not folders:
-        raise ValueError("nothing to compare; give runs, or bundles")
+        raise UsageError("nothing to compare; give runs, or bundles")
     names = [folder.name for folder in folders]
     found = [f"{of.parent.name}/{of.name}" if names.count(of.name) > 1 else of.name for of in folders]
     twice = sorted({name for name in found if found.count(name) > 1})
     if twice:
-        raise ValueError(f"{twice[0]} is given more than once; name each once, or rename a folder")
+        raise UsageError(f"{twice[0]} is given more than once; name each once, or rename a folder")
     return dict(zip(found, folders, strict=True))
 
 
@@ -159,7 +159,7 @@ def settings_of_each(settings: Sequence[str], names: Mapping[str, Path]) -> dict
         else:
             near = difflib.get_close_matches(match[1], result, n=1)
             hint = f"did you mean {near[0]}?" if near else f"compared are: {', '.join(result)}"
-            raise ValueError(f"setting {setting!r} is for {match[1]!r}, which is not compared; {hint}")
+            raise UsageError(f"setting {setting!r} is for {match[1]!r}, which is not compared; {hint}")
     return {name: tuple(own) for name, own in result.items()}
 
 
@@ -190,17 +190,17 @@ def check_same_split(first: str, one: Split, second: str, other: Split) -> None:
 def _ranking_metric(name: str) -> Metric:
     metric = find_metric(name)
     if metric.higher_is_better is None:
-        raise ValueError(f"{name} has no better end, 0 is best; rank by another metric, for example volume_error")
+        raise UsageError(f"{name} has no better end, 0 is best; rank by another metric, for example volume_error")
     return metric
 
 
 def _check_settings(name: str, bundle: Path, settings: tuple[str, ...], budget: Budget | None) -> None:
     try:
         chosen = bundles.parse_settings(settings, [bundle / "configs" / "train.json"])
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
     if budget is not None and "max_epochs" in chosen:
-        raise ValueError(f"{name}: max_epochs comes from the budget {budget}; leave out one of the two")
+        raise UsageError(f"{name}: max_epochs comes from the budget {budget}; leave out one of the two")
 
 
 def _trained(

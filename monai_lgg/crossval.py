@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from monai_lgg import bundle as bundles
-from monai_lgg.errors import deepest
+from monai_lgg.errors import UsageError, deepest
 from monai_lgg.experiments import (
     TRAINED,
     agreed_settings,
@@ -73,7 +73,7 @@ def cross_validate(
     chosen = bundles.parse_settings(settings, [bundle / "configs" / "train.json"])
     for key in ("fold", "split_file"):
         if key in chosen:
-            raise ValueError(f"setting {key!r} is made by the cross-validation itself; leave it out")
+            raise UsageError(f"setting {key!r} is made by the cross-validation itself; leave it out")
     bundles.pick_device(device)
     split = _folds(output, dataset_dir, folds, split_file)
     wanted = {"bundle": bundle.name, "split_sha256": split_hash(split), "settings": list(settings)}
@@ -114,7 +114,7 @@ def _folds(output: Path, dataset_dir: Path, folds: int | None, split_file: Path 
     own = output / "split.json"
     source = split_file or (own if own.exists() else None)
     if source is None and folds is None:
-        raise ValueError("no number of folds; give --folds K, or a split file with folds")
+        raise UsageError("no number of folds; give --folds K, or a split file with folds")
     split = split_folds(dataset_dir, folds or 0) if source is None else load_split(source, dataset_dir)
     _check_folds(split, source, folds)
     if not own.exists():

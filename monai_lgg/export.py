@@ -25,9 +25,9 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from monai_lgg import __version__
 from monai_lgg.backends import MULTIPLE, check_name, export_onnx, openvino_model, quantize
-from monai_lgg.bundle import stored_settings, training_split, workflow
+from monai_lgg.bundle import is_shipped, stored_settings, training_split, workflow
 from monai_lgg.cases import intensity_range
-from monai_lgg.errors import deepest
+from monai_lgg.errors import UsageError, deepest
 from monai_lgg.io.atomic import atomic_text, atomic_write
 from monai_lgg.prediction_inputs import prediction_records
 
@@ -73,14 +73,20 @@ def export_bundle(
     Returns:
         The path of the file.
     Raises:
-        ValueError: an unknown format, a suffix of another, or weights of another network.
+        UsageError: an unknown format, a suffix of another, or ``int8`` into a bundle of the installation.
+        ValueError: weights of another network.
         FileNotFoundError: the bundle has no weights.
         FileExistsError: a file is there already.
         ModuleNotFoundError: a package is missing; the extra that brings it is named.
     """
     check_name("format", to, FORMATS)
     if (to == "int8") != (calibrate is not None):
-        raise ValueError("int8 needs patients to calibrate with (--calibrate), and no other format takes them")
+        raise UsageError("int8 needs patients to calibrate with (--calibrate), and no other format takes them")
+    if to == "int8" and output is None and is_shipped(bundle):
+        raise UsageError(
+            f"{bundle.name} is part of the installation, where nothing is written; copy {bundle} and give the copy, or "
+            "give an output file"
+        )
     output = output or (bundle / INT8_FILE if to == "int8" else Path(bundle.name + FORMATS[to][0]))
     _check_output(to, output, overwrite)
     flow = _trained(bundle)
@@ -97,7 +103,7 @@ def export_bundle(
 
 def _check_output(to: str, output: Path, overwrite: bool) -> None:
     if output.suffix not in FORMATS[to]:
-        raise ValueError(f"{output}: a file of format {to} ends in {' or '.join(FORMATS[to])}; give such a name")
+        raise UsageError(f"{output}: a file of format {to} ends in {' or '.join(FORMATS[to])}; give such a name")
     taken = [path for path in _files(to, output) if path.exists()]
     if taken and not overwrite:
         raise FileExistsError(f"{taken[0]} exists; give --overwrite to replace it, or another name")

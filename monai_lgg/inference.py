@@ -1,7 +1,6 @@
 """Running a bundle on cases: one is read while another is in the network and a third is written."""
 
 import csv
-import errno
 import gc
 import hashlib
 import io
@@ -22,7 +21,7 @@ from monai.data import list_data_collate
 
 from monai_lgg.backends import BackendError
 from monai_lgg.bundle import OVERRIDES, keep_freed_memory, read_config, return_freed_memory, workflow
-from monai_lgg.errors import deepest
+from monai_lgg.errors import DiskError, deepest
 from monai_lgg.inferers import BackendInferer
 from monai_lgg.io.atomic import atomic_text, remove_leftovers
 from monai_lgg.io.stored import read_json
@@ -35,8 +34,6 @@ COLUMNS = (
     "case", "status", "voxels", "volume_ml", "longest_axial_diameter_mm", "components", "confidence", "flags",
     "spacing_mm", "format", "seconds", "error",
 )  # fmt: skip
-#: Errors that concern every case that follows, so the batch stops: no space left, read-only, quota.
-_FATAL_ERRNO = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
 #: Voxels times channels from which a case goes through all stages before the next is read, to spare memory.
 LARGE = 30_000_000
 #: Of an inference, that say how a mask is made.
@@ -377,7 +374,7 @@ def _for_segmentation(record: dict[str, Any]) -> dict[str, Any]:
 
 def _failure(record: Mapping[str, Any], error: Exception, seconds: float) -> CaseResult:
     case, cause = record["case"], deepest(error)
-    if (isinstance(cause, OSError) and cause.errno in _FATAL_ERRNO) or isinstance(cause, BackendError):
+    if isinstance(cause, DiskError | BackendError):  # they concern every case that follows
         raise cause from error
     _log.debug("case %s failed", case, exc_info=error)
     return CaseResult(case, "failed", f"{type(cause).__name__}: {_neutral(str(cause), record)}", seconds)
@@ -414,7 +411,15 @@ def check_writable(folder: Path) -> None:
 
 
 def _finished(output: Path, case: str) -> bool:
-    return (output / case / RESULT).is_file()
+    """The result is there, and so are the images that it names."""
+    path = output / case / RESULT
+    if not path.is_file():
+        return False
+    try:
+        names = read_json(path, "").get("files", [])
+    except (OSError, ValueError):  # is told where results are compared with what they would be made from
+        return True
+    return all((path.parent / name).is_file() for name in names)
 
 
 def write_table(output: Path, results: list[CaseResult]) -> None:

@@ -6,6 +6,8 @@ Choose one with ``--set loss=...`` or tune over them by name. MONAI has no Lovas
 import difflib
 from typing import Any
 
+from monai_lgg.errors import UsageError
+
 #: Dice over the whole batch, because most slices have no tumour; smoothing 1, as in the recipes.
 _DICE: dict[str, Any] = {"sigmoid": True, "batch": True, "smooth_nr": 1.0, "smooth_dr": 1.0}
 
@@ -25,10 +27,10 @@ def find_loss(name: str) -> dict[str, Any]:
     """The fragment of that name.
 
     Raises:
-        ValueError: there is none; the nearest name is suggested.
+        UsageError: there is none; the nearest name is suggested.
     """
     if name in LOSSES:
         return dict(LOSSES[name])
     near = difflib.get_close_matches(name, LOSSES, n=1)
     hint = f"did you mean {near[0]}?" if near else f"give one of: {', '.join(LOSSES)}"
-    raise ValueError(f"no loss {name!r}; {hint}")
+    raise UsageError(f"no loss {name!r}; {hint}")

@@ -45,8 +45,9 @@ class SaveCased(MapTransform):
     """Writes one case's files into ``<output_dir>/<case>/``, which appears only when all of them are whole.
 
     The mask (``<case>_<n>_mask.tif`` a slice, uint8 0/255; or ``<case>_mask.nii.gz``, uint8 0/1; or
-    ``<case>_seg.dcm``), ``overlay.png`` and ``result.json`` with size, confidence and quality flags; by option the
-    probabilities (``_prob``) and their uncertainty (``_uncertainty``), both float32, NIfTI beside a DICOM SEG.
+    ``<case>_seg.dcm``), ``overlay.png`` and ``result.json`` with size, confidence, quality flags and the names of the
+    images; by option the probabilities (``_prob``) and their uncertainty (``_uncertainty``), both float32, NIfTI beside
+    a DICOM SEG.
 
     Args:
         keys: of the probabilities (1, X, Y, Z) in the geometry of the input.
@@ -138,6 +139,7 @@ class SaveCased(MapTransform):
             write(folder, case, "prob", values, meta, numbers, 1)
         if self.uncertainty:
             write(folder, case, "uncertainty", uncertainty(values), meta, numbers, 1)
+        files = sorted(path.name for path in folder.iterdir())
         if self.overlay:
             self._overlay(folder / "overlay.png", case, record, shown_mask)
         result = {"case": case, "format": chosen, "threshold": self.threshold, **measure(mask, meta)}
@@ -145,6 +147,7 @@ class SaveCased(MapTransform):
         result |= self._quality(record, shown, shown_mask)
         if "dicom" in record:
             result["dicom"] = json.loads(record["dicom"])["facts"]
+        result["files"] = files
         result["made_from"] = json.loads(record["made_from"]) if "made_from" in record else None
         atomic_text(folder / RESULT, json.dumps(result, indent=1) + "\n")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from monai_lgg.errors import UsageError
 from monai_lgg.losses import find_loss
 
 _RANGE = re.compile(r"([a-z]+):([^:,]+):([^:,]+)")
@@ -53,11 +54,11 @@ def parse_parameter(text: str) -> Parameter:
     """``learning_rate=log:1e-5:1e-2``, ``features=int:2:8``, ``batch_size=8,16,32`` or ``loss=dice,dice_ce``.
 
     Raises:
-        ValueError: something else; a range without width; a logarithmic one from 0; an unknown loss.
+        UsageError: something else; a range without width; a logarithmic one from 0; an unknown loss.
     """
     key, equals, space = text.partition("=")
     if not (key and equals and space):
-        raise ValueError(f"parameter {text!r}: give KEY=SPACE, where SPACE is a range or choices; {_EXAMPLES}")
+        raise UsageError(f"parameter {text!r}: give KEY=SPACE, where SPACE is a range or choices; {_EXAMPLES}")
     match = _RANGE.fullmatch(space)
     if match is None:
         return Parameter(key, "choice", choices=_choices(key, space))
@@ -67,17 +68,17 @@ def parse_parameter(text: str) -> Parameter:
 def _range(key: str, kind: str, low_text: str, high_text: str) -> Parameter:
     given = f"parameter {key!r}: range {kind}:{low_text}:{high_text}"
     if kind not in _KINDS:
-        raise ValueError(f"{given} is of no known kind; {_EXAMPLES}")
+        raise UsageError(f"{given} is of no known kind; {_EXAMPLES}")
     try:
         low, high = float(low_text), float(high_text)
     except ValueError as error:
-        raise ValueError(f"{given} has an end that is no number; {_EXAMPLES}") from error
+        raise UsageError(f"{given} has an end that is no number; {_EXAMPLES}") from error
     if not low < high or abs(high) == float("inf"):
-        raise ValueError(f"{given} is empty or endless; give the lower end first")
+        raise UsageError(f"{given} is empty or endless; give the lower end first")
     if kind == "log" and low <= 0:
-        raise ValueError(f"{given}: a logarithmic range begins above 0")
+        raise UsageError(f"{given}: a logarithmic range begins above 0")
     if kind == "int" and (low != int(low) or high != int(high)):
-        raise ValueError(f"{given}: give whole numbers")
+        raise UsageError(f"{given}: give whole numbers")
     return Parameter(key, kind, low, high)
 
 
@@ -91,7 +92,7 @@ def _choices(key: str, text: str) -> dict[Any, Any]:
         name = value if isinstance(value, str | int | float | bool | None) else json.dumps(value)
         choices[name] = find_loss(value) if key == "loss" and isinstance(value, str) else value
     if len(choices) < 2:
-        raise ValueError(f"parameter {key!r}: {text!r} leaves no choice; {_EXAMPLES}, or use --set")
+        raise UsageError(f"parameter {key!r}: {text!r} leaves no choice; {_EXAMPLES}, or use --set")
     return choices
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from monai_lgg import bundle as bundles
-from monai_lgg.errors import deepest
+from monai_lgg.errors import UsageError, deepest
 from monai_lgg.experiments import agreed_settings, own_split, split_hash, training_progress, write_settings
 from monai_lgg.search_space import Parameter, parse_parameter, setting_text, values_of
 from monai_lgg.splits import leakage_in_words
@@ -99,11 +99,11 @@ def parse_parameters(texts: Sequence[str], bundle: Path) -> tuple[Parameter, ...
     parameters = tuple(parse_parameter(text) for text in texts)
     keys = [parameter.key for parameter in parameters]
     if not keys:
-        raise ValueError("nothing to tune; give for example --param learning_rate=log:1e-5:1e-2")
+        raise UsageError("nothing to tune; give for example --param learning_rate=log:1e-5:1e-2")
     bundles.parse_settings(tuple(f"{key}=0" for key in keys), [bundle / "configs" / "train.json"])
     twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:
-        raise ValueError(f"parameter {twice[0]!r} is given more than once; give each once")
+        raise UsageError(f"parameter {twice[0]!r} is given more than once; give each once")
     return parameters
 
 
@@ -126,7 +126,7 @@ def tune(task: Tuning, trials: int) -> Outcome:
     given = {*fixed, *(["max_epochs"] if task.epochs else [])}
     both = sorted(tuned & given) + (["max_epochs"] if task.epochs and "max_epochs" in fixed else [])
     if both:
-        raise ValueError(f"{both[0]!r} is both tuned and set, or set twice; leave out one of the two")
+        raise UsageError(f"{both[0]!r} is both tuned and set, or set twice; leave out one of the two")
     bundles.pick_device(task.device)
     with _turn(task.output):
         split = own_split(task.output, task.dataset_dir, task.split_file)

@@ -38,6 +38,8 @@ def write_slices(folder: Path, numbers: list[int], masks: bool = True) -> Path:
         ("TCGA_DU_5849_19950405_7.tif", ("TCGA_DU_5849_19950405", 7, False)),
         ("TCGA_DU_5849_19950405_7_mask.tif", ("TCGA_DU_5849_19950405", 7, True)),
         ("p_012.TIFF", ("p", 12, False)),
+        ("a\nb_1.tif", ("a\nb", 1, False)),
+        ("p_1.tif\n", None),
         ("p.tif", None),
         ("p_x.tif", None),
         ("p_1.png", None),

@@ -279,7 +279,7 @@ def test_one_study_in_two_inputs_and_single_files(bundle: Path, tmp_path: Path) 
 def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flair(tmp_path / "in")
     monkeypatch.setattr("monai_lgg.io.dicom.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r'needs the package pydicom and highdicom: pip install "monai-lgg\[dicom\]"'):
+    with pytest.raises(ImportError, match=r'needs pydicom and highdicom: pip install "monai-lgg\[dicom\]"'):
         prediction_records(tmp_path / "in")
 
 

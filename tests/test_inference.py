@@ -248,6 +248,18 @@ def test_only_the_same_input_and_settings_are_skipped(threshold_bundle: Path, tm
     assert predict(records, threshold_bundle, out, overwrite=True)[0].status == "done"
 
 
+def test_a_case_whose_masks_were_removed_is_done_again(threshold_bundle: Path, tmp_path: Path) -> None:
+    for name in "abc":
+        write_patient(tmp_path / "data", name, pattern(32, 40, 2))
+    records, out = prediction_records(tmp_path / "data"), tmp_path / "out"
+    predict(records, threshold_bundle, out)
+    (out / "a" / "a_2_mask.tif").unlink()
+    (out / "b" / "overlay.png").unlink()  # a picture is no result
+    results = {result.case: result.status for result in predict(records, threshold_bundle, out)}
+    assert results == {"a": "done", "b": "skipped", "c": "skipped"}
+    assert (out / "a" / "a_2_mask.tif").is_file()
+
+
 def test_a_damaged_result_stops_no_other_case(threshold_bundle: Path, tmp_path: Path) -> None:
     for name in "abc":
         write_patient(tmp_path / "data", name, pattern(32, 40, 1))

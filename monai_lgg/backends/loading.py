@@ -18,6 +18,7 @@ from monai_lgg.backends.int8 import read_int8
 from monai_lgg.backends.onnx_graphs import onnx_files, onnxruntime_run
 from monai_lgg.backends.openvino_graphs import openvino_files, openvino_run
 from monai_lgg.backends.packages import module, not_installed, require
+from monai_lgg.errors import UsageError
 from monai_lgg.networks.pretrained import cache_dir
 
 BACKENDS = ("auto", "torch", "openvino", "onnxruntime", "tensorrt")
@@ -115,14 +116,14 @@ def check_name(what: str, name: str, known: Iterable[str]) -> None:
     """Refuses an unknown name.
 
     Raises:
-        ValueError: not one of ``known``; the nearest is suggested.
+        UsageError: not one of ``known``; the nearest is suggested.
     """
     known = list(known)
     if name in known:
         return
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"give one of: {', '.join(known)}"
-    raise ValueError(f"no {what} {name!r}; {hint}")
+    raise UsageError(f"no {what} {name!r}; {hint}")
 
 
 def _load(

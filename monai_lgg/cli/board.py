@@ -1,6 +1,5 @@
 """board: TensorBoard over runs."""
 
-import signal
 from pathlib import Path
 
 import click
@@ -25,7 +24,6 @@ def board(folder: Path, port: int, host: str, quiet: bool) -> None:
             click.echo(f"{len(names)} run(s): {', '.join(names)}")
         click.echo(f"TensorBoard: {address} (Ctrl-C ends it)")
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         serve(folder, host=host, port=port, started=started)
     except KeyboardInterrupt:

@@ -28,15 +28,10 @@ def export(
     bundle: str, to: str, output: Path | None, overwrite: bool, calibrate: Path | None, as_json: bool, quiet: bool
 ) -> None:
     """Write the trained network of BUNDLE for other programs, with all that is needed to use it in its metadata."""
-    from monai_lgg.bundle import find_bundle, is_shipped
+    from monai_lgg.bundle import find_bundle
     from monai_lgg.export import export_bundle
 
-    root = find_bundle(bundle)
-    if to == "int8" and calibrate and output is None and is_shipped(root):
-        raise click.UsageError(
-            f"{bundle} is part of the installation, where nothing is written; copy {root} and give the copy as BUNDLE"
-        )
-    path = export_bundle(root, to, output, overwrite=overwrite, calibrate=calibrate)
+    path = export_bundle(find_bundle(bundle), to, output, overwrite=overwrite, calibrate=calibrate)
     if as_json:
         echo_json({"file": path, "format": to})
     else:

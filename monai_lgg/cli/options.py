@@ -4,7 +4,9 @@ import atexit
 import gc
 import json
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -12,7 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
-from monai_lgg.errors import deepest
+from monai_lgg.errors import UsageError, deepest, disk_error
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,7 +36,8 @@ class ErrorGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _ended_by_signal():
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):  # click ends quietly on it
             raise
         except KeyboardInterrupt:
@@ -43,8 +46,23 @@ class ErrorGroup(click.Group):
         except Exception as error:
             if ctx.meta.get("monai_lgg.debug"):
                 raise
-            cause = deepest(error)
+            cause = disk_error(error, "a file") or deepest(error)
+            if isinstance(cause, UsageError):
+                raise click.UsageError(str(cause)) from error
             raise click.ClickException(str(cause) or type(cause).__name__) from error
+
+
+@contextmanager
+def _ended_by_signal() -> Iterator[None]:
+    """A process that is asked to end (SIGTERM, as by a scheduler of jobs) ends as by Ctrl-C: with what is finished."""
+    if threading.current_thread() is not threading.main_thread():  # where Python takes no signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Sharded(ModuleType):

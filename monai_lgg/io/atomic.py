@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from monai_lgg.errors import disk_error
+
 TRIES = 20
 #: ``.<name>.<machine>.<process>-<any>.partial`` of a folder, ``.<machine>.<process>-<any>.partial.<name>`` of a file; a
 #: machine's name may have dots.
@@ -17,14 +19,30 @@ _PARTIAL = re.compile(r"^\..+\.(?P<process>\d+)-[0-9a-f]+\.partial(\..+)?$")
 
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` with a temporary path beside ``path``, then rename. A kill leaves the old file, or none."""
+    """Call ``write`` with a temporary path beside ``path``, then rename. A kill leaves the old file, or none.
+
+    Raises:
+        DiskError: no room for it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{_unique()}.{path.name}")  # the suffix stays: some writers choose by it
     try:
-        write(partial)
-        os.replace(partial, path)
+        with _telling(path):
+            write(partial)
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        full = disk_error(error, str(path))
+        if full is None or full is error:
+            raise
+        raise full from error
 
 
 def atomic_text(path: Path, text: str) -> None:
@@ -46,10 +64,15 @@ def make_partial_folder(final: Path) -> Path:
 
 @contextmanager
 def partial_folder(final: Path) -> Iterator[Path]:
-    """A new folder beside ``final`` that no other thread or process has; removed at the end, unless it was renamed."""
+    """A new folder beside ``final`` that no other thread or process has; removed at the end, unless it was renamed.
+
+    Raises:
+        DiskError: no room for what is written into it.
+    """
     partial = make_partial_folder(final)
     try:
-        yield partial
+        with _telling(final):
+            yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

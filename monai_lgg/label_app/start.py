@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import signal
 import socket
 import sys
 import tempfile
@@ -165,7 +164,6 @@ def _serve(options: Options, listening: socket.socket, say: Callable[[str], Any]
     say(f"MONAI Label server: http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C stops it)")
     if options.host not in LOOPBACK:
         say(f"WARNING: {options.host} can be reached by others, and the server asks for no password")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or what runs in the background would outlive the server
     config = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False)
     try:
         uvicorn.Server(config).run(sockets=[listening])

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from monai_lgg.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -67,7 +69,7 @@ def find_metric(name: str) -> Metric:
         return METRICS[known]
     near = difflib.get_close_matches(plain, [*METRICS, *ALIASES], n=1)
     hint = f"did you mean {near[0]}?" if near else f"give one of: {', '.join(METRICS)}"
-    raise ValueError(f"no metric {name!r}; {hint}")
+    raise UsageError(f"no metric {name!r}; {hint}")
 
 
 def unit_of(metric: Metric, summary: Mapping[str, Any]) -> str:

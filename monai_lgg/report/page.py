@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monai_lgg.io.atomic import atomic_write
+from monai_lgg.io.atomic import atomic_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,7 +62,7 @@ def checked_output(path: Path) -> Path:
 def save_page(path: Path, template: str, **context: Any) -> Path:
     """Render a template of this package to ``path``, which appears only when whole. Every value is escaped."""
     text = render(template, **context)
-    atomic_write(checked_output(path), lambda partial: partial.write_text(text, encoding="utf-8"))
+    atomic_text(checked_output(path), text)
     return path
 
 

@@ -2,7 +2,8 @@
 
 import base64
 import io
-import json
+import logging
+import os
 import statistics
 from collections import Counter
 from collections.abc import Mapping
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from monai_lgg.io.stored import read_json
 from monai_lgg.quality import INFORMATIONAL, Flag
 from monai_lgg.report.page import Cell, Picture, cell, number, save_page
 from monai_lgg.saving import RESULT, TABLE
+
+_log = logging.getLogger(__name__)
 
 PREVIEW = "preview.html"
 #: Width of a picture in the page, in pixels, and its JPEG quality: some 40 kB a case.
@@ -31,7 +35,7 @@ class Shown:
         confidence: expected Dice; None for an empty mask.
         flags: warnings first, then what only informs.
         link: to the case's folder, relative to the page.
-        picture: None when there is no ``overlay.png``.
+        picture: None when there is no ``overlay.png`` that can be read.
     """
 
     case: str
@@ -53,12 +57,14 @@ class Shown:
 def write_preview(output: Path) -> Path:
     """Write ``preview.html`` into a folder of predictions: every case that has a result, whenever it was made.
 
-    Raises:
-        ValueError: a ``result.json`` cannot be read.
+    A result that cannot be read is named in its place.
     """
-    paths = sorted(output.glob(f"*/{RESULT}"))
-    cases = [_shown(index, path) for index, path in enumerate(paths) if not path.parent.name.startswith(".")]
-    return save_page(output / PREVIEW, "preview.html.j2", **gather(sorted(cases, key=_order), _failed(output)))
+    paths = [path for path in sorted(output.glob(f"*/{RESULT}")) if not path.parent.name.startswith(".")]
+    read = {path.parent.name: _shown(index, path) for index, path in enumerate(paths)}
+    cases = sorted((case for case in read.values() if case), key=_order)
+    damaged = [name for name, case in read.items() if case is None]
+    failed = {name: read.get(name) is not None for name in _failed(output) if name not in damaged}
+    return save_page(output / PREVIEW, "preview.html.j2", **gather(cases, failed, damaged))
 
 
 def _order(case: Shown) -> tuple[int, float, str]:
@@ -66,12 +72,13 @@ def _order(case: Shown) -> tuple[int, float, str]:
     return -case.warnings, -1.0 if case.confidence is None else case.confidence, case.case
 
 
-def gather(cases: list[Shown], failed: Mapping[str, bool]) -> dict[str, Any]:
+def gather(cases: list[Shown], failed: Mapping[str, bool], damaged: list[str]) -> dict[str, Any]:
     """All that the template shows.
 
     Args:
         cases: in the order of the page.
         failed: cases that the last call could not do, and whether an earlier result is shown.
+        damaged: cases whose result cannot be read.
     """
     confidences = [case.confidence for case in cases if case.confidence is not None]
     pictures = [len(case.picture.uri) for case in cases if case.picture]
@@ -85,6 +92,7 @@ def gather(cases: list[Shown], failed: Mapping[str, bool]) -> dict[str, Any]:
         "informational": INFORMATIONAL,
         "rows": [_row(case) for case in cases],
         "failed": failed,
+        "damaged": damaged,
         "kilobytes": round(statistics.mean(pictures) / 1000) if pictures else 0,
         "width": WIDTH,
     }
@@ -101,9 +109,10 @@ def _row(case: Shown) -> list[Cell]:
     ]
 
 
-def _shown(index: int, path: Path) -> Shown:
+def _shown(index: int, path: Path) -> Shown | None:
+    """None for what is no result."""
     try:
-        result: Mapping[str, Any] = json.loads(path.read_text())
+        result = read_json(path, "")
         flags = [Flag(item["name"], item["reason"]) for item in result.get("flags", [])]
         known = result["volume_ml"] is not None
         voxels = number(result["voxels"], 0)
@@ -116,11 +125,12 @@ def _shown(index: int, path: Path) -> Shown:
             volume_key=float(result["volume_ml"] if known else result["voxels"]),
             components=int(result["components"]),
             flags=sorted(flags, key=lambda flag: flag.name in INFORMATIONAL),
-            link=f"{quote(path.parent.name)}/",
+            link=f"{quote(os.fsencode(path.parent.name))}/",
             picture=_picture(path.parent / "overlay.png", str(result["case"])),
         )
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a result of monai-lgg ({error}); predict the case again") from error
+    except (ValueError, KeyError, TypeError) as error:
+        _log.debug("%s is no result of monai-lgg", path, exc_info=error)
+        return None
 
 
 def _picture(path: Path, case: str) -> Picture | None:
@@ -129,8 +139,11 @@ def _picture(path: Path, case: str) -> Picture | None:
         return None
     from PIL import Image
 
-    with Image.open(path) as image:
-        small = image.convert("RGB")
+    try:
+        with Image.open(path) as image:
+            small = image.convert("RGB")
+    except OSError:
+        return None
     if small.width > WIDTH:
         small = small.resize((WIDTH, round(small.height * WIDTH / small.width)), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -139,11 +152,10 @@ def _picture(path: Path, case: str) -> Picture | None:
     return Picture(uri, f"FLAIR slices of {case} with the outline of the prediction in orange")
 
 
-def _failed(output: Path) -> dict[str, bool]:
-    """Cases that the last call could not do, and whether they have a result of an earlier one."""
+def _failed(output: Path) -> list[str]:
+    """Cases that the last call could not do."""
     table = output / TABLE
     if not table.is_file():
-        return {}
+        return []
     with table.open(newline="") as file:
-        names = [row["case"] for row in DictReader(file) if row["status"] == "failed"]
-    return {name: (output / name / RESULT).is_file() for name in names}
+        return [row["case"] for row in DictReader(file) if row["status"] == "failed"]

@@ -1,5 +1,7 @@
 import csv
 import json
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -96,7 +98,7 @@ def test_train_refuses(phantoms: Path, tmp_path: Path, args: list[str], message:
     if "cuda" in args and torch.cuda.is_available():
         pytest.skip("a GPU is here")
     result = invoke("train", "unet_cosine", "--data", phantoms, "-o", tmp_path / "r", *args)
-    assert result.exit_code == 1
+    assert result.exit_code == (1 if "cuda" in args else 2)
     assert message in result.output
     assert "Traceback" not in result.output
     assert not (tmp_path / "r").exists()
@@ -104,7 +106,7 @@ def test_train_refuses(phantoms: Path, tmp_path: Path, args: list[str], message:
 
 def test_train_refuses_unknown_bundles_and_folders(phantoms: Path, tmp_path: Path) -> None:
     result = invoke("train", "unet_cosin", "--data", phantoms, "-o", tmp_path / "r")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "did you mean unet_cosine?" in result.output
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("")
@@ -124,6 +126,27 @@ def test_a_run_keeps_its_settings_and_split(run: Path, phantoms: Path, tmp_path:
     again = invoke("train", "unet_cosine", "--data", phantoms, "-o", run, "--split", other, "--epochs", 2, *sets(*TINY))
     assert "begun with another split" in again.output
     assert again.exit_code == 1
+
+
+def test_a_run_goes_on_after_its_data_moved(run: Path, phantoms: Path, tmp_path: Path) -> None:
+    mine, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(run, mine)
+    shutil.copytree(phantoms, moved)
+    args = ("train", "unet_cosine", "--data", moved, "-o", mine, "--epochs", 2, *sets(*TINY), "-q")
+    assert invoke(*args).exit_code == 0
+    stored = json.loads((mine / "configs" / "overrides.json").read_text())
+    assert stored["dataset_dir"] == str(moved)
+    assert stored | {"dataset_dir": None} == json.loads((run / "configs" / "overrides.json").read_text()) | {
+        "dataset_dir": None
+    }
+    other = tmp_path / "other"
+    shutil.copytree(phantoms, other)
+    mask = next(other.glob("*/*_mask.tif"))
+    tifffile.imwrite(mask, 255 - tifffile.imread(mask))
+    result = invoke(*(other if arg == moved else arg for arg in args))
+    assert result.exit_code == 1
+    assert "was begun with" in result.output
+    assert json.loads((mine / "configs" / "overrides.json").read_text()) == stored
 
 
 def test_patients_seen_in_training_are_named(run: Path, phantoms: Path, tmp_path: Path) -> None:
@@ -294,6 +317,17 @@ def test_ctrl_c_exits_130(monkeypatch: pytest.MonkeyPatch, phantoms: Path, tmp_p
     result = invoke("train", "unet_cosine", "--data", phantoms, "-o", tmp_path / "r")
     assert result.exit_code == 130
     assert "go on" in result.output
+
+
+def test_asked_to_end_exits_130(monkeypatch: pytest.MonkeyPatch, phantoms: Path, tmp_path: Path) -> None:
+    from monai_lgg import bundle
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(bundle, "train", lambda *_args, **_options: signal.raise_signal(signal.SIGTERM))
+    result = invoke("train", "unet_cosine", "--data", phantoms, "-o", tmp_path / "r")
+    assert result.exit_code == 130
+    assert "go on" in result.output
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_version() -> None:

@@ -1,4 +1,6 @@
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,45 @@ def test_the_same_weights_are_the_same_file_without_a_name_in_it(tmp_path: Path)
     assert content == (tmp_path / "b.pt").read_bytes()
     assert f".{platform.node()}.".encode() not in content
     assert b"partial" not in content
+
+
+FULL = """
+import resource
+import sys
+from pathlib import Path
+import torch
+from monai_lgg.io.atomic import atomic_text, partial_folder
+from monai_lgg.io.stored import save_torch
+
+folder = Path(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+
+def into_folder():
+    with partial_folder(folder / "case") as partial:
+        (partial / "mask").write_bytes(bytes(30_000))
+
+
+for write in (
+    lambda: save_torch({"a": torch.arange(50_000)}, folder / "model.pt"),
+    lambda: atomic_text(folder / "table.csv", "a" * 30_000),
+    into_folder,
+):
+    try:
+        write()
+    except OSError as error:
+        print(type(error).__name__, error)
+print(list(folder.iterdir()))
+"""
+
+
+def test_no_room_is_told_with_the_file_and_what_to_do(tmp_path: Path) -> None:
+    """In a process of its own, whose files may not grow, which is to a program as a full disk is."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    *errors, left = done.stdout.splitlines()
+    for name, error in zip(("model.pt", "table.csv", "case"), errors, strict=True):
+        assert error.startswith("DiskError ")
+        assert f"{tmp_path / name} cannot be written (File too large); make room" in error
+    assert left == "[]"

@@ -129,8 +129,20 @@ def test_partial_folders_and_no_case(tmp_path: Path) -> None:
     assert "P_1" not in page.raw
 
 
-def test_broken_result(tmp_path: Path) -> None:
-    add(tmp_path, "P_1")
-    (tmp_path / "P_1" / "result.json").write_text("{")
-    with pytest.raises(ValueError, match=r"P_1/result.json: not a result of monai-lgg .*predict the case again"):
-        write_preview(tmp_path)
+def test_a_folder_whose_name_is_no_utf_8(tmp_path: Path) -> None:
+    add(tmp_path, "M\udcfcller")
+    assert 'href="M%FCller/"' in write_preview(tmp_path).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
+def test_a_damaged_result_or_picture_costs_no_other_case(output: Path, text: str) -> None:
+    before = len(read(write_preview(output)).all("img"))
+    add(output, "damaged")
+    (output / "damaged" / "result.json").write_text(text)
+    (output / "sure" / "overlay.png").write_bytes(b"")
+    (output / "results.csv").write_text("case,status,error\ndamaged,failed,result.json is damaged\n")
+    page = read(write_preview(output))
+    assert "Damaged results, not shown: damaged. Predict them again with --overwrite." in page.text
+    assert "Not done in the last call" not in page.text
+    assert "5 predicted cases" in page.text
+    assert len(page.all("img")) == before - 1

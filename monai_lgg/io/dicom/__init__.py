@@ -100,4 +100,4 @@ def require_dicom() -> None:
     """
     missing = [name for name in ("pydicom", "highdicom") if find_spec(name) is None]
     if missing:
-        raise ImportError(f'DICOM needs the package {" and ".join(missing)}: pip install "monai-lgg[dicom]"')
+        raise ImportError(f'DICOM needs {" and ".join(missing)}: pip install "monai-lgg[dicom]"')
