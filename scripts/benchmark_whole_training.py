@@ -2,7 +2,8 @@
 
 The plain loop trains the same network with the same loss, optimizer, batch and crop in float32; each sample is read
 from its files, scaled, and augmented by MONAI's transforms of the same kinds in the loader. The other way is the
-bundle's own trainer. Each runs in a process of its own, in turns, on phantoms made for the run.
+bundle's own trainer. Each runs in a process of its own, in turns, on phantoms made for the run. On a GPU the share of
+the time in which it computes is printed too.
 
     python scripts/benchmark_whole_training.py [--steps 12] [--rounds 3] [--workers 0]
 """
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ def main() -> None:
     if args.way:
         {WAYS[0]: plain, WAYS[1]: configured}[args.way](args.data, args.steps + 2, args.workers)
         return
-    rates: dict[str, list[float]] = {way: [] for way in WAYS}
+    found: dict[str, list[list[float]]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "data")
         write_patients(data, 8)
@@ -63,12 +65,14 @@ def main() -> None:
             for way in WAYS:
                 command = [sys.executable, "-W", "ignore", __file__, "--way", way, "--data", str(data)]
                 command += ["--steps", str(args.steps), "--workers", str(args.workers)]
-                rates[way].append(float(subprocess.check_output(command, text=True).split()[-1]))
+                found[way].append([float(word) for word in subprocess.check_output(command, text=True).split()[-2:]])
     print(f"unet_25d, {pick_device()}, {torch.get_num_threads()} threads, {args.workers} loader workers")
-    plain_rate = statistics.median(rates[WAYS[0]])
-    for way, values in rates.items():
-        rate = statistics.median(values)
-        print(f"{way:14s} {rate:7.2f} slices/s   ratio {rate / plain_rate:.2f}")
+    medians = {
+        way: [statistics.median(values) for values in zip(*rounds, strict=True)] for way, rounds in found.items()
+    }
+    for way, (rate, share) in medians.items():
+        busy = f"   the GPU computes {share:.0%} of the time" if pick_device().type == "cuda" else ""
+        print(f"{way:14s} {rate:7.2f} slices/s   ratio {rate / medians[WAYS[0]][0]:.2f}{busy}")
 
 
 def plain(data: Path, steps: int, workers: int) -> None:
@@ -159,19 +163,44 @@ def configured(data: Path, steps: int, workers: int) -> None:
 
 
 class _Clock:
-    """Counts steps; after the last it prints slices a second since the second."""
+    """Counts steps; after the last it prints slices a second since the second, and for what share a GPU computed."""
 
     def __init__(self, steps: int, batch: int) -> None:
         self.left, self.steps, self.batch = steps, steps - 2, batch
         self.began = 0.0
+        self.profile = torch.profiler.profile() if pick_device().type == "cuda" else None
 
     def tick(self) -> bool:
         self.left -= 1
         if self.left == self.steps:
+            _wait()
+            if self.profile:
+                self.profile.start()
             self.began = time.perf_counter()
         if self.left == 0:
-            print(self.steps * self.batch / (time.perf_counter() - self.began))
+            _wait()
+            seconds = time.perf_counter() - self.began
+            busy = 0.0
+            if self.profile:
+                self.profile.stop()
+                busy = _busy_seconds(self.profile.events())
+            print(self.steps * self.batch / seconds, busy / seconds)
         return self.left == 0
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _busy_seconds(events: Iterable[Any]) -> float:
+    """Of the kernels and copies on a GPU; where several run at a time, that counts once."""
+    spans = [event.time_range for event in events if event.device_type == torch.autograd.DeviceType.CUDA]
+    total, until = 0.0, float("-inf")
+    for span in sorted(spans, key=lambda span: span.start):
+        total += max(span.end - max(span.start, until), 0.0)
+        until = max(until, span.end)
+    return total / 1e6
 
 
 if __name__ == "__main__":
