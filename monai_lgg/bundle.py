@@ -20,9 +20,10 @@ from monai_lgg.cases import read_patients
 from monai_lgg.errors import UsageError
 from monai_lgg.io.atomic import atomic_text, partial_folder
 from monai_lgg.io.stored import read_json
+from monai_lgg.leakage import person
 from monai_lgg.losses import find_loss
 from monai_lgg.networks import NETWORKS
-from monai_lgg.splits import Split, load_split, person, read_split, save_split
+from monai_lgg.splits import Split, load_split, read_split, save_split
 
 _PACKAGE = Path(__file__).parent
 #: A run is a copy of the bundle, so that it can be used wherever a bundle can.

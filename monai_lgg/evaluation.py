@@ -10,11 +10,12 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from monai_lgg.io.nifti import mm_per_unit
+from monai_lgg.leakage import leakage_in_words
 from monai_lgg.metrics.case import UNKNOWN, CaseMeasures, measure_case
 from monai_lgg.metrics.cohort import check_comparable
 from monai_lgg.metrics.surface import TOLERANCE
 from monai_lgg.results import Results, pool_results, read_results, save_masks, start_masks, write_results
-from monai_lgg.splits import leakage_in_words, read_split
+from monai_lgg.splits import read_split
 
 __all__ = ["EvaluationWriter", "Results", "pool_results", "read_results", "summary_text"]
 
@@ -110,7 +111,7 @@ def split_facts(split_file: str | None) -> dict[str, Any]:
         return {"split_level": "none", "warning": NO_SPLIT}
     split = read_split(split_file)
     facts: dict[str, Any] = {"split_level": split.level, "split_seed": split.seed, "fingerprint": split.fingerprint}
-    return {**facts, "warning": leakage_in_words(split) or None, "leakage": split.leakage}
+    return {**facts, "warning": leakage_in_words(split.leakage) or None, "leakage": split.leakage}
 
 
 def summary_text(summary: Mapping[str, Any]) -> str:

@@ -3,8 +3,7 @@
 import hashlib
 import json
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from monai_lgg.cases import Patient, read_labels, read_patients, slice_records, volume_ranges, volume_records
+from monai_lgg.leakage import leakage, person, persons
 
 PARTS = ("train", "validation", "test")
 LEVELS = ("patient", "slice")
@@ -22,8 +22,6 @@ DEFAULT_FRACTIONS = (0.7, 0.1, 0.2)
 #: Share of the patients outside the test fold that a k-fold split sets aside for validation.
 FOLD_VALIDATION = 0.1
 
-#: <patient>_<date of the study>, in the names of the public data
-_TCGA_STUDY = re.compile(r"^(TCGA_\w{2}_\w{4})_\d{8}$", re.IGNORECASE)
 #: part -> patient name -> slice numbers
 Parts = dict[str, dict[str, list[int]]]
 
@@ -55,11 +53,6 @@ class Split:
         return self.folds[fold][name]
 
 
-def person(name: str) -> str:
-    """Whose study a patient folder holds: its name without the date of a TCGA study, in small letters."""
-    return _TCGA_STUDY.sub(r"\1", name).casefold()
-
-
 def fingerprint(patients: Sequence[Patient], labels: Sequence[np.ndarray]) -> str:
     """SHA-256 over patient names, slice numbers and mask pixels; the same for any packing of the same data."""
     digest = hashlib.sha256()
@@ -79,13 +72,14 @@ def split_patients(root: str | Path, fractions: Sequence[float] = DEFAULT_FRACTI
     """
     _check_fractions(fractions)
     patients, labels = _load(root)
-    order = _stratified_order(patients, labels, seed)
+    whose = persons(patients, labels)
+    order = _stratified_order(patients, labels, whose, seed)
     test, rest = _take(order, fractions[2])
     validation, train = _take(rest, fractions[1] / (fractions[0] + fractions[1]) if rest else 0.0)
     for name, members, fraction in zip(PARTS, (train, validation, test), fractions, strict=True):
         if fraction > 0 and not members:
             raise ValueError(f"{len(order)} patients leave none for {name} at a fraction of {fraction}; add patients")
-    parts = _parts(patients, train, validation, test)
+    parts = _parts(patients, whose, train, validation, test)
     return Split("patient", seed, list(fractions), fingerprint(patients, labels), [parts])
 
 
@@ -100,7 +94,8 @@ def split_folds(root: str | Path, folds: int, seed: int = 0, validation: float =
     if not 0 <= validation < 1:
         raise ValueError(f"validation share {validation}: give 0 or more and below 1")
     patients, labels = _load(root)
-    order = _stratified_order(patients, labels, seed)
+    whose = persons(patients, labels)
+    order = _stratified_order(patients, labels, whose, seed)
     if not 2 <= folds <= len(order):
         raise ValueError(f"{folds} folds of {len(order)} patients; give 2 to {len(order)}")
     rng = np.random.default_rng([seed, folds])
@@ -117,7 +112,7 @@ def split_folds(root: str | Path, folds: int, seed: int = 0, validation: float =
             held, train = rest[:1], rest[1:]
         if not train:
             raise ValueError(f"{folds} folds of {len(order)} patients leave none for training; add patients")
-        result.append(_parts(patients, train, held, test))
+        result.append(_parts(patients, whose, train, held, test))
     left = (folds - 1) / folds
     fractions = [round(left * (1 - validation), 4), round(left * validation, 4), round(1 / folds, 4)]
     return Split("patient", seed, fractions, fingerprint(patients, labels), result)
@@ -154,64 +149,6 @@ def split_slices(root: str | Path, fractions: Sequence[float] = (0.8, 0.1, 0.1),
     return split
 
 
-def leakage(patients: Sequence[Patient], labels: Sequence[np.ndarray], parts: Parts) -> dict[str, float]:
-    """How a slice-level split leaks, in numbers.
-
-    Returns:
-        ``patient_in_training`` and ``neighbour_in_training``: shares of the test slices whose patient, or whose
-        adjacent slice, is in training. ``copy_nearest_*``: Dice of copying the mask of the nearest training slice of
-        the same patient (the union of two equally near ones; an empty mask when there is none), as mean over slices
-        with empty and rightly empty counting 1, over tumour slices, and pooled.
-    """
-    by_name = {patient.name: (patient, label) for patient, label in zip(patients, labels, strict=True)}
-    shares, neighbours, truths, copies = [], [], [], []
-    for name, numbers in parts["test"].items():
-        patient, label = by_name[name]
-        index = {item.number: k for k, item in enumerate(patient.slices)}
-        train = sorted(parts["train"].get(name, []))
-        for number in numbers:
-            shares.append(bool(train))
-            neighbours.append(number - 1 in train or number + 1 in train)
-            truth = label[..., index[number]]
-            closest = min((abs(other - number) for other in train), default=0)
-            nearest = [index[other] for other in train if abs(other - number) == closest]
-            truths.append(truth)
-            copies.append(np.asarray(label[..., nearest].any(axis=-1)))
-    return {
-        "patient_in_training": float(np.mean(shares)),
-        "neighbour_in_training": float(np.mean(neighbours)),
-        **_copy_scores(truths, copies),
-    }
-
-
-def _copy_scores(truths: list[np.ndarray], copies: list[np.ndarray]) -> dict[str, float]:
-    overlap = np.array([np.count_nonzero(t & c) for t, c in zip(truths, copies, strict=True)])
-    size = np.array([np.count_nonzero(t) + np.count_nonzero(c) for t, c in zip(truths, copies, strict=True)])
-    tumour = np.array([bool(t.any()) for t in truths])
-    dice = np.where(size == 0, 1.0, 2 * overlap / np.maximum(size, 1))
-    return {
-        "copy_nearest_slice_dice": float(dice.mean()),
-        "copy_nearest_tumour_slice_dice": float(dice[tumour].mean()) if tumour.any() else math.nan,
-        "copy_nearest_pooled_dice": float(2 * overlap.sum() / max(1, size.sum())),
-    }
-
-
-def leakage_in_words(split: Split) -> str:
-    """One paragraph that every report made from a slice-level split repeats; empty for a patient-level split."""
-    facts = split.leakage
-    if facts is None:
-        return ""
-    return (
-        f"This split is by slice and leaks: {facts['patient_in_training']:.1%} of the test slices belong to a patient "
-        f"who is also in training, {facts['neighbour_in_training']:.1%} have an adjacent slice there. Copying the "
-        f"nearest training mask, without looking at the image, scores a mean slice Dice of "
-        f"{facts['copy_nearest_slice_dice']:.3f} ({facts['copy_nearest_tumour_slice_dice']:.3f} on tumour slices, "
-        f"{facts['copy_nearest_pooled_dice']:.3f} pooled). A patient's test slices are seldom neighbours, so what is "
-        "measured in 3D (distances, surface Dice, lesions) means nothing here. Figures made from this split say little "
-        "about new patients."
-    )
-
-
 def save_split(split: Split, path: str | Path) -> None:
     from monai_lgg.io.atomic import atomic_text
 
@@ -242,7 +179,8 @@ def load_split(path: str | Path, root: str | Path) -> Split:
     """Read a split and check that it belongs to the data below ``root``.
 
     Raises:
-        ValueError: as :func:`read_split`; an unknown patient or slice; data with another fingerprint.
+        ValueError: as :func:`read_split`; an unknown patient or slice; data with another fingerprint; the same images
+            in two parts, under two names.
     """
     split = read_split(path)
     names = {name for fold in split.folds for part in fold.values() for name in part}
@@ -261,6 +199,8 @@ def load_split(path: str | Path, root: str | Path) -> Split:
                 raise ValueError(f"{path}: {name} has no slices {lost}; the file was edited, make a new split")
     if fingerprint(patients, labels) != split.fingerprint:
         raise ValueError(f"{path}: made from other data than {root} (fingerprints differ); make a new split")
+    if split.level == "patient":
+        _check_copies(split, dict(zip(known, persons(patients, labels), strict=True)), path)
     return split
 
 
@@ -361,14 +301,15 @@ def _check_fractions(fractions: Sequence[float]) -> None:
         )
 
 
-def _stratified_order(patients: Sequence[Patient], labels: Sequence[np.ndarray], seed: int) -> list[int]:
+def _stratified_order(
+    patients: Sequence[Patient], labels: Sequence[np.ndarray], whose: Sequence[str], seed: int
+) -> list[int]:
     """Indices ordered by institution, then tercile of tumour volume, then at random; one index a person."""
     volumes = np.array([np.count_nonzero(label) for label in labels])
     tercile = np.searchsorted(np.quantile(volumes, [1 / 3, 2 / 3]), volumes)
     shuffled = np.random.default_rng(seed).permutation(len(patients))
-    first = set({person(patient.name): i for i, patient in reversed(list(enumerate(patients)))}.values())
     ordered = sorted(shuffled.tolist(), key=lambda i: (patients[i].institution, int(tercile[i])))
-    return [i for i in ordered if i in first]
+    return [i for i in ordered if whose.index(whose[i]) == i]
 
 
 def _take(order: list[int], fraction: float) -> tuple[list[int], list[int]]:
@@ -381,12 +322,12 @@ def _take(order: list[int], fraction: float) -> tuple[list[int], list[int]]:
     return taken, [i for i in order if i not in taken]
 
 
-def _parts(patients: Sequence[Patient], *members: list[int]) -> Parts:
+def _parts(patients: Sequence[Patient], whose: Sequence[str], *members: list[int]) -> Parts:
     """All studies of a person are in the part of the index that stands for the person."""
-    part_of = {person(patients[i].name): part for part, of in zip(PARTS, members, strict=True) for i in of}
+    part_of = {whose[i]: part for part, of in zip(PARTS, members, strict=True) for i in of}
     parts: Parts = {part: {} for part in PARTS}
-    for patient in patients:
-        parts[part_of[person(patient.name)]][patient.name] = [item.number for item in patient.slices]
+    for patient, of in zip(patients, whose, strict=True):
+        parts[part_of[of]][patient.name] = [item.number for item in patient.slices]
     return parts
 
 
@@ -402,3 +343,16 @@ def _check_disjoint(fold: Parts, level: str, path: str | Path) -> None:
                         f"{path}: {what} is in {seen[unit]} and in {part}; a {level} may be in one part only"
                     )
                 seen[unit] = part
+
+
+def _check_copies(split: Split, whose: Mapping[str, str], path: str | Path) -> None:
+    for fold in split.folds:
+        seen: dict[str, tuple[str, str]] = {}
+        for part in PARTS:
+            for name in fold[part]:
+                other, where = seen.setdefault(whose[name], (name, part))
+                if where != part:
+                    raise ValueError(
+                        f"{path}: {other} is in {where} and {name} in {part}, but they hold the same images; make a "
+                        "new split, which keeps them together"
+                    )

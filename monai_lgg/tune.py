@@ -22,8 +22,8 @@ from ignite.engine import Engine, Events
 from monai_lgg import bundle as bundles
 from monai_lgg.errors import UsageError, deepest
 from monai_lgg.experiments import agreed_settings, own_split, split_hash, training_progress, write_settings
+from monai_lgg.leakage import leakage_in_words
 from monai_lgg.search_space import Parameter, parse_parameter, setting_text, values_of
-from monai_lgg.splits import leakage_in_words
 
 _log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def tune(task: Tuning, trials: int) -> Outcome:
         with _turn(task.output):  # two processes would both make the tables
             study = _open_study(optuna, task.output, epochs)
         _run_trials(optuna, study, task, trials)
-        return _save_results(optuna, study, task, leakage_in_words(split))
+        return _save_results(optuna, study, task, leakage_in_words(split.leakage))
 
 
 def import_optuna() -> Any:

@@ -15,11 +15,8 @@ from monai_lgg.splits import (
     count_parts,
     ensure_split,
     fingerprint,
-    leakage,
-    leakage_in_words,
     load_split,
     part_volumes,
-    person,
     read_split,
     save_split,
     split_folds,
@@ -73,7 +70,7 @@ def test_fractions_are_exact_and_parts_disjoint(root, fractions, sizes):
     assert tuple(len(split.part(part)) for part in PARTS) == sizes
     assert len(names) == len(set(names)) == 20
     assert all(numbers == [1, 2, 3] for part in PARTS for numbers in split.part(part).values())
-    assert (split.level, split.leakage, leakage_in_words(split)) == ("patient", None, "")
+    assert (split.level, split.leakage) == ("patient", None)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -188,50 +185,6 @@ def patient_of(name: str, rows: list[str]) -> tuple[Patient, np.ndarray]:
     return Patient(name, tuple(Slice(n, Path("-"), Path("-")) for n in range(1, len(rows) + 1))), label
 
 
-def test_leakage_by_hand():
-    """Training holds the slices 1 and 3 of p. Its test slices 2, 4, 5 get the masks of 1 and 3 together, of 3, of 3.
-
-    Dice: p2 2*2 of 5 px, p4 2*2 of 5 px, p5 0 of 3 px (truth empty). q is not in training and gets empty masks:
-    q1 0 of 1 px, q2 rightly empty.
-    """
-    p, p_label = patient_of("p", ["0000", "1100", "1110", "0110", "0000"])
-    q, q_label = patient_of("q", ["1000", "0000"])
-    parts = {"train": {"p": [1, 3]}, "validation": {}, "test": {"p": [2, 4, 5], "q": [1, 2]}}
-
-    assert leakage([p, q], [p_label, q_label], parts) == pytest.approx(
-        {
-            "patient_in_training": 3 / 5,
-            "neighbour_in_training": 2 / 5,
-            "copy_nearest_slice_dice": (0.8 + 0.8 + 0 + 0 + 1) / 5,
-            "copy_nearest_tumour_slice_dice": (0.8 + 0.8 + 0) / 3,
-            "copy_nearest_pooled_dice": 2 * (2 + 2) / (5 + 5 + 3 + 1),
-        }
-    )
-
-
-def test_leakage_of_a_split_by_patient_is_none():
-    p, p_label = patient_of("p", ["1", "1"])
-    q, q_label = patient_of("q", ["1", "0"])
-    facts = leakage([p, q], [p_label, q_label], {"train": {"p": [1, 2]}, "validation": {}, "test": {"q": [1, 2]}})
-
-    assert facts["patient_in_training"] == facts["neighbour_in_training"] == 0
-    assert facts["copy_nearest_slice_dice"] == 0.5  # what an always empty mask scores
-
-
-def test_leakage_in_words():
-    facts = {
-        "patient_in_training": 1.0,
-        "neighbour_in_training": 0.947,
-        "copy_nearest_slice_dice": 0.872,
-        "copy_nearest_tumour_slice_dice": 0.75,
-        "copy_nearest_pooled_dice": 0.829,
-    }
-    words = leakage_in_words(Split("slice", 0, [0.8, 0.1, 0.1], "", [], facts))
-
-    for figure in ("100.0%", "94.7%", "0.872", "0.750", "0.829", "leaks"):
-        assert figure in words
-
-
 def test_fingerprint_depends_on_names_numbers_and_masks():
     patient, label = patient_of("p", ["10", "00"])
     other, other_label = patient_of("p", ["10", "01"])
@@ -323,10 +276,34 @@ def test_all_studies_of_a_person_are_in_one_part(tmp_path):
         read_split(tmp_path / "split.json")
 
 
-def test_other_names_are_persons_of_their_own():
-    names = ["P_20000101", "P_20000102", "TCGA_AA_0001", "TCGA_AA_0002_20000101", "a_b"]
-    assert len({person(name) for name in names}) == len(names)
-    assert person("TCGA_AA_0001_20000101") == person("tcga_aa_0001")
+def test_copies_under_another_name_are_in_one_part(tmp_path, caplog):
+    """Two patients have the images and masks of others; one has the masks of another, and images of its own."""
+    root = write_cohort(tmp_path / "data", 12)
+    rng = np.random.default_rng(0)
+    for path in root.glob("*/*_[0-9].tif"):
+        tifffile.imwrite(path, rng.integers(0, 255, (6, 6, 3), dtype=np.uint8))
+    copies = {"COPY_1": "TCGA_AA_0000_20000101", "COPY_2": "TCGA_BB_0005_20000101", "OWN": "TCGA_AA_0002_20000101"}
+    for copy, name in copies.items():
+        shutil.copytree(root / name, root / copy)
+        for path in (root / copy).iterdir():
+            path.rename(path.with_name(path.name.replace(name, copy)))
+    for path in (root / "OWN").glob("*_[0-9].tif"):
+        tifffile.imwrite(path, rng.integers(0, 255, (6, 6, 3), dtype=np.uint8))
+    together = {copy: set() for copy in copies}
+    for seed in range(10):
+        split = split_patients(root, (0.4, 0.3, 0.3), seed)
+        for copy, name in copies.items():
+            together[copy].add(len({part for part in PARTS for of in split.part(part) if of in (copy, name)}) == 1)
+    assert together == {"COPY_1": {True}, "COPY_2": {True}, "OWN": {True, False}}
+    assert "COPY_1 and TCGA_AA_0000_20000101 hold the same images; they stay in one part" in caplog.text
+
+    part = next(part for part in PARTS if "COPY_1" not in split.part(part))
+    for of in PARTS:
+        split.folds[0][of].pop("COPY_1", None)
+    split.folds[0][part]["COPY_1"] = [1, 2, 3]
+    save_split(split, tmp_path / "split.json")
+    with pytest.raises(ValueError, match=r"COPY_1.* but they hold the same images; make a new split"):
+        load_split(tmp_path / "split.json", root)
 
 
 def test_slice_in_two_parts(root, tmp_path):

@@ -154,6 +154,7 @@ def split(
     if output.exists() and not overwrite:
         raise click.ClickException(f"{output} exists; give another file, or --overwrite to replace it")
     from monai_lgg import splits
+    from monai_lgg.leakage import leakage_in_words
 
     if folds is not None:
         result = splits.split_folds(directory, folds, seed)
@@ -167,7 +168,7 @@ def split(
         counts = f"{row['patients']} patients, {row['slices']} slices, {row['tumour_slices']} with tumour"
         click.echo(f"{fold}{row['part']}: {counts}")
     if result.leakage is not None:
-        click.echo(splits.leakage_in_words(result))
+        click.echo(leakage_in_words(result.leakage))
     click.echo(f"saved {output}")
 
 

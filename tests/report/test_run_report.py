@@ -13,6 +13,7 @@ from monai.networks.nets import BasicUNet
 from torch.utils.tensorboard import SummaryWriter
 
 from monai_lgg import splits
+from monai_lgg.leakage import leakage_in_words
 from monai_lgg.report.run_report import write_report
 from tests.fake_runs import write_checkpoint
 
@@ -199,12 +200,12 @@ def test_slice_level_split_says_that_it_leaks(run: Path, parse: Parse) -> None:
         split_level="slice",
         split_seed=3,
         leakage=leaking(),
-        warning=splits.leakage_in_words(split),
+        warning=leakage_in_words(split.leakage),
     )
     page = parse(write_report(run))
 
     assert "divided by slice (seed 3)" in page.text
-    assert splits.leakage_in_words(split) in page.text
+    assert leakage_in_words(split.leakage) in page.text
     assert "94.7% have an adjacent slice there" in page.text
     assert "Leaks: none known" not in page.text
     copies = [row[3] for row in page.tables["Dice by convention, with baselines"][1:]]
