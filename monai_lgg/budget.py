@@ -67,7 +67,7 @@ def slices_an_epoch(config: Any, split: Split, fold: int = 0) -> int:
 
 
 def budget_epochs(budget: Budget, training_slices: int, seconds_per_epoch: float | None = None) -> int:
-    """Whole epochs that fit into a budget, at least one.
+    """Whole epochs of a budget, at least one: those that fit into minutes, the nearest number for slices.
 
     Args:
         training_slices: of one epoch.

@@ -388,15 +388,18 @@ def train(
     Args:
         bundle: of :func:`find_bundle`.
         dataset_dir: in the public layout.
-        run: becomes a copy of the bundle with ``models/model.pt`` (best), ``models/checkpoint.pt`` (to go on from),
-            ``models/reference.json`` (what the scans look like, for the flags of predictions), ``eval/split.json`` and
-            TensorBoard events in ``eval``.
+        run: becomes a copy of the bundle with ``models/model.pt`` (the best, or as ``keep_model`` says),
+            ``models/checkpoint.pt`` (to go on from), ``models/reference.json`` (what the scans look like, for the flags
+            of predictions; from 10 training patients on), ``eval/split.json`` and TensorBoard events in ``eval``.
         split_file: None makes a patient-level split.
         settings: ``key=value`` overrides of the configuration.
         tracking: ``mlflow`` follows the training in MLflow too.
         before_run: is called with the parsed configuration when all is built, for example to attach a handler.
     Returns:
-        Path of the best weights.
+        Path of the weights.
+    Raises:
+        ValueError: the run was begun with another recipe, split or settings.
+        RuntimeError: the training kept no weights.
     """
     from monai_lgg.tracking import tracking_settings
 
@@ -463,6 +466,8 @@ def evaluate(
         part: ``test``, ``validation``, ``train``, or ``all`` for every patient below ``dataset_dir`` without a split.
     Returns:
         The summary, as written to ``output/summary.json``.
+    Raises:
+        FileNotFoundError: no split.
     """
     from monai_lgg.experiments import EVALUATED
     from monai_lgg.tensorboard import write_test_figures

@@ -68,7 +68,11 @@ def parse_slice_name(file_name: str) -> tuple[str, int, bool] | None:
 
 
 def data_root(path: str | Path) -> Path:
-    """The folder that holds the patient folders: ``path`` itself or a ``kaggle_3m`` folder inside it."""
+    """The folder that holds the patient folders: ``path`` itself or a ``kaggle_3m`` folder inside it.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
     root = Path(path)
     if not root.is_dir():
         raise FileNotFoundError(f"data folder {root} does not exist; give the folder that holds the patient folders")

@@ -90,7 +90,7 @@ def files_hash(dataset_dir: Path, names: Sequence[str] | None) -> str:
 
 
 def weights_hash(run: Path) -> str:
-    """SHA-256 of a run's best weights.
+    """SHA-256 of a run's weights.
 
     Raises:
         FileNotFoundError: it has none.
@@ -106,7 +106,7 @@ def is_trained(run: Path) -> bool:
     """True when its training ended and its weights are there.
 
     Raises:
-        FileNotFoundError: it has been trained, but the best weights are gone. They are never replaced silently: another
+        FileNotFoundError: it has been trained, but the weights are gone. They are never replaced silently: another
             training may not give the same.
     """
     weights = run / "models" / "model.pt"

@@ -87,6 +87,8 @@ def predict(
         progress: wraps the records, for example in a progress bar.
     Raises:
         OSError: the output folder cannot be written, or the disk is full.
+        FileNotFoundError: an ensemble of a bundle without ``models/ensemble.pt``.
+        ValueError: two cases of one name; an ensemble in INT8.
         monai_lgg.backends.BackendError: the backend cannot run this network, whatever the case.
     """
     check_names(records)

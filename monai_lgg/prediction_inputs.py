@@ -123,7 +123,11 @@ def _safe_name(text: str) -> str:
 
 
 def sequences_record(flair: Path, pre: Path | None = None, post: Path | None = None) -> dict[str, Any]:
-    """One case of separate NIfTI volumes; a missing sequence is replaced by FLAIR, as in the public data."""
+    """One case of separate NIfTI volumes; a missing sequence is replaced by FLAIR, as in the public data.
+
+    Raises:
+        ValueError: a file that is no NIfTI.
+    """
     for path in (flair, pre, post):
         if path is not None and not is_nifti(path):
             raise ValueError(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from monai_lgg.cases import Patient, read_labels, read_patients, slice_records, volume_ranges, volume_records
+from monai_lgg.errors import UsageError
 from monai_lgg.leakage import leakage, person, persons
 
 PARTS = ("train", "validation", "test")
@@ -296,7 +297,7 @@ def _load(root: str | Path) -> tuple[list[Patient], list[np.ndarray]]:
 
 def _check_fractions(fractions: Sequence[float]) -> None:
     if not (len(fractions) == 3 and min(fractions) >= 0 and abs(sum(fractions) - 1) <= 1e-6 and fractions[0] > 0):
-        raise ValueError(
+        raise UsageError(
             f"fractions {list(fractions)}: give training, validation and test, none negative, training above 0, sum 1"
         )
 

@@ -148,7 +148,11 @@ def tune(task: Tuning, trials: int) -> Outcome:
 
 
 def import_optuna() -> Any:
-    """Optuna, or an error that says how to get it."""
+    """Optuna.
+
+    Raises:
+        ImportError: it is not installed; the message names the extra.
+    """
     try:
         import optuna
     except ImportError as error:

@@ -81,8 +81,9 @@ def load_backend(
             documentation and has not been run, because the project's tests have no GPU.
         network: maps (B, channels, H, W) to logits (B, out, H, W), on ``device``, in evaluation mode.
         channels: of its input.
-        precision: one of :data:`PRECISIONS`. ``bf16`` is slower than ``fp32`` on a CPU without AMX. ``int8`` takes
-            half the time of ``fp32`` there, and moves the borders of uncertain masks: see :data:`AGREEMENT`.
+        precision: one of :data:`PRECISIONS`. ``bf16`` is slower than ``fp32`` on a CPU without AMX. ``int8`` is
+            faster, with ``unet_25d`` by a quarter (docs/results.md), and moves the borders of uncertain masks: see
+            :data:`AGREEMENT`.
         int8_file: of :func:`quantize`, for ``int8``.
     Raises:
         ValueError: an unknown name, a precision or a device that the backend does not have, a network in training

@@ -79,7 +79,7 @@ def start(
     trusted: tuple[str, ...],
     quiet: bool,
 ) -> None:
-    """Serve bundles to 3D Slicer, OHIF, CVAT or QuPath by a MONAI Label server. Ctrl-C stops it, with exit code 0."""
+    """Serve bundles to 3D Slicer, OHIF or CVAT by a MONAI Label server. Ctrl-C stops it, with exit code 0."""
     from monai_lgg.label_app.start import Options, start
 
     start(Options(studies, bundles or ("unet_25d",), dicomweb, host, port, models, scoring, trusted), click.echo)

@@ -58,7 +58,7 @@ def train(
         progress=not quiet,
         tracking=tracking,
     )
-    click.echo(f"best weights: {weights}")
+    click.echo(f"weights: {weights}")
     evaluating = shlex.join(["monai-lgg", "evaluate", str(run), "--data", str(dataset_dir)])
     click.echo(f"next: {evaluating}; watch: {shlex.join(['monai-lgg', 'board', str(run)])}")
 
@@ -139,9 +139,7 @@ def evaluate(
     help="Probability from which a voxel is tumour; default the bundle's.",
 )
 @click.option("--tta", is_flag=True, help="Average with the mirrored image; takes twice as long.")
-@click.option(
-    "--ensemble", is_flag=True, help="Average the networks of the cross-validation; takes as many times as long."
-)
+@click.option("--ensemble", is_flag=True, help="Average the networks in the bundle's models/ensemble.pt.")
 @click.option(
     "--backend",
     type=click.Choice(["auto", "torch", "openvino", "onnxruntime", "tensorrt"]),

@@ -79,6 +79,9 @@ def prepare_studies(
         studies: gets a FLAIR volume ``<patient>.nii.gz`` a patient, which 3D Slicer loads, and labels of 0 and 1.
         slices: write the slices as they are, ``<patient>_<n>.tif`` with all channels, in place of volumes.
         labelled: of the patients with masks, how many get their labels, the first by name; None for all.
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no patient folders in it.
     """
     folders = patient_folders(source)
     (studies / LABELS).mkdir(parents=True, exist_ok=True)

@@ -62,6 +62,8 @@ class Versions:
 
         Returns:
             Its number.
+        Raises:
+            RuntimeError: ``make`` kept no weights.
         """
         self.parent.mkdir(parents=True, exist_ok=True)
         self.remove_leftovers()

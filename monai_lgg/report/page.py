@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from monai_lgg.errors import UsageError
 from monai_lgg.io.atomic import atomic_text
 
 if TYPE_CHECKING:
@@ -52,10 +53,10 @@ def checked_output(path: Path) -> Path:
     """``path``, if its name is that of a page; anything else could be a file that nobody wants replaced.
 
     Raises:
-        ValueError: another suffix than .html.
+        UsageError: another suffix than .html.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"output {path}: the page is HTML; give a name that ends in {SUFFIXES[0]}")
+        raise UsageError(f"output {path}: the page is HTML; give a name that ends in {SUFFIXES[0]}")
     return path
 
 

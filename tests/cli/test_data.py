@@ -143,7 +143,7 @@ def test_split_file_is_not_replaced_unasked(root, tmp_path):
 def test_bad_fractions(root, tmp_path):
     result = run("split", root, "-o", tmp_path / "split.json", "--fractions", 0.6, 0.2, 0.1)
 
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "sum 1" in result.output
 
 

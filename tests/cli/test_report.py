@@ -74,7 +74,7 @@ def test_explore_nothing(tmp_path: Path) -> None:
 def test_explore_does_not_replace_other_files(tmp_path: Path) -> None:
     (tmp_path / "split.json").write_text("precious")
     result = CliRunner().invoke(group, ["explore", str(tmp_path), "-o", str(tmp_path / "split.json")])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "give a name that ends in .html" in result.output
     assert (tmp_path / "split.json").read_text() == "precious"
 
