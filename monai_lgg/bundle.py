@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pydoc
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -27,8 +28,9 @@ from monai_lgg.splits import Split, load_split, read_split, save_split
 
 _PACKAGE = Path(__file__).parent
 #: A run is a copy of the bundle, so that it can be used wherever a bundle can.
-_NOT_COPIED = shutil.ignore_patterns("models", "eval", "__pycache__", "recipe.json", ".*")
+NOT_COPIED = shutil.ignore_patterns("models", "eval", "__pycache__", "recipe.json", ".*")
 OVERRIDES = "overrides.json"
+_NUMBER = re.compile(r"[-+]?(\d+\.\d*|\.\d+)([eE][-+]?\d+)?")
 #: In ``models``: what the scans of the training look like.
 REFERENCE = "reference.json"
 #: Numbers of glibc's mallopt options (malloc.h).
@@ -171,7 +173,7 @@ def parse_settings(settings: tuple[str, ...], files: list[Path]) -> dict[str, An
         if not equals:
             raise UsageError(f"{setting!r}: give key=value")
         _check_key(parser, key)
-        result[key] = _value(text)
+        result[key] = setting_value(text)
         if key == "loss" and isinstance(result[key], str) and not result[key].startswith(("@", "$")):
             result[key] = find_loss(result[key])
         if key.endswith("_target_"):
@@ -179,15 +181,15 @@ def parse_settings(settings: tuple[str, ...], files: list[Path]) -> dict[str, An
     return result
 
 
-def _value(text: str) -> Any:
-    """JSON, or Python's True, False and None, or else text."""
+def setting_value(text: str) -> Any:
+    """JSON, or Python's True, False and None, or a number as Python writes it (``.5``), or else text."""
     words = {"True": True, "False": False, "None": None}
     if text in words:
         return words[text]
     try:
         return json.loads(text)
     except json.JSONDecodeError:
-        return text
+        return float(text) if _NUMBER.fullmatch(text) else text
 
 
 def _check_key(parser: ConfigParser, key: str) -> None:
@@ -279,11 +281,11 @@ def prepare_run(bundle: Path, run: Path, overrides: Mapping[str, Any]) -> None:
     stored = run / "configs" / OVERRIDES
     if not run.exists() or (run.is_dir() and not any(run.iterdir())):
         run.parent.mkdir(parents=True, exist_ok=True)
+        if run.exists():  # it may be the working folder, a link or a mounted volume, which cannot be replaced
+            _copy_bundle(bundle, run, overrides)
+            return
         with partial_folder(run) as partial:
-            shutil.copytree(bundle, partial, ignore=_NOT_COPIED, dirs_exist_ok=True)
-            atomic_text(partial / "configs" / OVERRIDES, json.dumps(dict(overrides), indent=1) + "\n")
-            if run.exists():
-                run.rmdir()
+            _copy_bundle(bundle, partial, overrides)
             partial.rename(run)
         return
     if not stored.is_file():
@@ -298,6 +300,12 @@ def prepare_run(bundle: Path, run: Path, overrides: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{run} was begun with {begun}, now {dict(overrides)}; repeat those to go on, or choose a new folder{empty}"
         )
+
+
+def _copy_bundle(bundle: Path, run: Path, overrides: Mapping[str, Any]) -> None:
+    """The overrides come last: a folder without them is no run."""
+    shutil.copytree(bundle, run, ignore=NOT_COPIED, dirs_exist_ok=True)
+    atomic_text(run / "configs" / OVERRIDES, json.dumps(dict(overrides), indent=1) + "\n")
 
 
 def _is_data_of(run: Path, dataset_dir: str) -> bool:
@@ -494,9 +502,9 @@ def evaluate(
         "warning": seen_in_training(bundle, dataset_dir, split_file, part, fold),
         **chosen,
     }
+    flow = workflow(bundle, configs, "train", "evaluating", overrides)
     for name in ("summary.json", EVALUATED):  # of an earlier evaluation
         (output / name).unlink(missing_ok=True)
-    flow = workflow(bundle, configs, "train", "evaluating", overrides)
     try:
         flow.run()
     finally:

@@ -67,6 +67,16 @@ def parse_slice_name(file_name: str) -> tuple[str, int, bool] | None:
     return match["patient"], int(match["number"]), match["mask"] is not None
 
 
+def missing_numbers(numbers: Iterable[int], first: int) -> list[str]:
+    """What is left out of the slice numbers from ``first`` on: ``3``, or ``3 to 9`` for several after each other."""
+    gaps, expected = [], first
+    for number in sorted(numbers):
+        if number > expected:
+            gaps.append(str(expected) if number == expected + 1 else f"{expected} to {number - 1}")
+        expected = number + 1
+    return gaps
+
+
 def data_root(path: str | Path) -> Path:
     """The folder that holds the patient folders: ``path`` itself or a ``kaggle_3m`` folder inside it.
 
@@ -107,14 +117,19 @@ def read_patient(folder: Path) -> Patient:
 
 
 def patient_folders(root: str | Path) -> list[Path]:
-    """The sub-folders of ``root`` that hold at least one file named like a slice, sorted by name."""
-    return [
-        folder
-        for folder in sorted(data_root(root).iterdir())
-        if folder.is_dir()
-        and not folder.name.startswith(".")
-        and any(parse_slice_name(path.name) for path in folder.iterdir())
-    ]
+    """The sub-folders of ``root`` that hold at least one file named like a slice, sorted by name.
+
+    One that may not be listed counts as a patient's: :func:`read_patient` then says why.
+    """
+    folders = sorted(data_root(root).iterdir())
+    return [of for of in folders if of.is_dir() and not of.name.startswith(".") and _has_slices(of)]
+
+
+def _has_slices(folder: Path) -> bool:
+    try:
+        return any(parse_slice_name(path.name) for path in folder.iterdir())
+    except PermissionError:
+        return True
 
 
 def read_patients(root: str | Path, names: Iterable[str] | None = None) -> list[Patient]:
@@ -245,7 +260,10 @@ def _percentile(values: np.ndarray, counts: np.ndarray, percent: float) -> float
 
 
 def volume_ranges(patient: Patient) -> list[tuple[float, float]]:
-    """The intensity range of each channel over all slices of a patient, whichever part they are in.
+    """The intensity range of each sequence over all slices of a patient, whichever part they are in.
+
+    FLAIR's stands for that of a sequence that is missing, as :class:`monai_lgg.transforms.ThreeSequencesd` puts FLAIR
+    in its place: where there is one channel only, or a contrast sequence is of one grey.
 
     Raises:
         ValueError: an image is unreadable or of another size than the first.
@@ -253,7 +271,14 @@ def volume_ranges(patient: Patient) -> list[tuple[float, float]]:
     from monai_lgg.io.reader import CaseReader
 
     volume, _ = CaseReader().get_data([str(item.image) for item in patient.slices])
-    return [intensity_range(volume[..., channel]) for channel in range(volume.shape[-1])]
+    channels = [volume[..., channel] for channel in range(volume.shape[-1])]
+    ranges = [intensity_range(channel) for channel in channels]
+    if len(channels) == 1:
+        return ranges * 3
+    if len(channels) != 3 or channels[1].min() == channels[1].max():
+        return ranges
+    missing = [channel.min() == channel.max() for channel in channels]
+    return [ranges[1] if gone else own for own, gone in zip(ranges, missing, strict=True)]
 
 
 def _label_path(patient: Patient, item: Slice) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_lgg.cases import data_root, institution_of, parse_slice_name
+from monai_lgg.cases import data_root, institution_of, missing_numbers, parse_slice_name
 
 #: Kind of finding -> its heading, in the order of a report.
 KINDS = {
@@ -232,7 +232,7 @@ def _check_numbers(scan: _Scan, images: dict[int, Path], masks: dict[int, Path])
         for number in images.keys() - masks.keys():
             message = f"no mask {images[number].stem}_mask.tif; add it (all 0 where there is no tumour)"
             scan.error("missing-mask", message, images[number].name)
-    gaps = sorted(set(range(min(1, *images), max(images) + 1)) - images.keys() if len(images) > 1 else ())
+    gaps = missing_numbers(images, min(1, *images)) if len(images) > 1 else []
     if gaps:
         message = f"numbers {_list(gaps)} are missing between {min(1, *images)} and {max(images)}"
         scan.warning("gap", message, items=gaps)

@@ -120,9 +120,7 @@ def compare_runs(runs: Sequence[str | Path], task: Task) -> Comparison:
         check_same_split(first, splits[first], name, splits[name])
     stored = agreed_settings(task.output / SETTINGS, {"split_sha256": split_hash(splits[first]), "budget": None})
     evaluations = task.output / "evaluations"
-    entries = [
-        Entry(name, folder, evaluations / name.replace("/", "_"), chosen[name]) for name, folder in folders.items()
-    ]
+    entries = [Entry(name, folder, evaluations / name, chosen[name]) for name, folder in folders.items()]
     return _evaluated(entries, {}, task, metric, stored)
 
 

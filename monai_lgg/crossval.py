@@ -30,8 +30,6 @@ from monai_lgg.splits import PARTS, Split, load_split, save_split, split_folds
 _log = logging.getLogger(__name__)
 
 SETTINGS = "crossval-settings.json"
-#: Of the bundle, not of what the folds made of it.
-_NOT_COPIED = shutil.ignore_patterns("models", "eval", "__pycache__", "recipe.json", ".*")
 #: Settings of a fold that the ensemble does not share.
 _OF_A_FOLD = ("fold", "split_file", "dataset_dir")
 
@@ -163,7 +161,7 @@ def build_ensemble(runs: list[Path], split: Split, output: Path) -> Path:
 
 
 def _fill(bundle: Path, runs: list[Path], split: Split) -> None:
-    shutil.copytree(runs[0], bundle, ignore=_NOT_COPIED, dirs_exist_ok=True)
+    shutil.copytree(runs[0], bundle, ignore=bundles.NOT_COPIED, dirs_exist_ok=True)
     (bundle / "configs" / bundles.OVERRIDES).unlink()  # they go into the files, where MONAI's own runner sees them too
     settings = bundles.stored_settings(runs[0])
     for name in ("train.json", "inference.json"):

@@ -84,7 +84,7 @@ def files_hash(dataset_dir: Path, names: Sequence[str] | None) -> str:
     for patient in read_patients(dataset_dir, names):
         for item in patient.slices:
             for path in (item.image, item.label):
-                found.update(f"{patient.name} {item.number}".encode())
+                found.update(f"{patient.name} {item.number}".encode(errors="surrogateescape"))
                 found.update(b"" if path is None else path.read_bytes())
     return found.hexdigest()
 

@@ -211,7 +211,7 @@ def load_cases(path: Path) -> list[CaseMeasures]:
         if int(data["version"]) != VERSION:
             raise ValueError(f"version {int(data['version'])}, this program reads {VERSION}")
         return _cases(data)
-    except (OSError, KeyError, ValueError, IndexError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, KeyError, ValueError, IndexError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: not the store of an evaluation ({error}); evaluate again") from error
 
 
@@ -263,11 +263,16 @@ def _text(value: Any) -> Any:
 
 
 def _read_table(path: Path) -> list[dict[str, Any]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file, restval=_CUT))
-    if any(_CUT in row.values() for row in rows):
-        raise ValueError(f"{path} is damaged (a row is cut off); evaluate again")
-    return [{key: _cell(key, text) for key, text in row.items()} for row in rows]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, restval=_CUT))
+        if any(_CUT in row.values() for row in rows):
+            raise ValueError("a row is cut off")
+        if any(None in row for row in rows):
+            raise ValueError("a row is too long")
+        return [{key: _cell(key, text) for key, text in row.items()} for row in rows]
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} is damaged ({error}); evaluate again") from error
 
 
 def _cell(column: str, text: str) -> str | float:

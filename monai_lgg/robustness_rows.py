@@ -91,7 +91,10 @@ def read_rows(path: Path) -> dict[Key, Row]:
         reader = csv.DictReader(file)
         if list(reader.fieldnames or ()) != [field.name for field in fields(Row)]:
             raise ValueError(f"{path}: not the rows of a robustness measurement of this version; choose another folder")
-        rows = [_parsed(record) for record in reader]
+        try:
+            rows = [_parsed(record) for record in reader]
+        except (ValueError, TypeError, csv.Error) as error:
+            raise ValueError(f"{path} is damaged ({error}); choose another folder, or remove it") from error
     return {key_of(row): row for row in rows}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from monai_lgg.bundle import setting_value
 from monai_lgg.errors import UsageError
 from monai_lgg.losses import find_loss
 
@@ -86,7 +87,7 @@ def _choices(key: str, text: str) -> dict[Any, Any]:
     try:
         values = json.loads(f"[{text}]")
     except json.JSONDecodeError:
-        values = [item.strip() for item in text.split(",")]
+        values = [setting_value(item.strip()) for item in text.split(",")]
     choices: dict[Any, Any] = {}
     for value in values:
         name = value if isinstance(value, str | int | float | bool | None) else json.dumps(value)

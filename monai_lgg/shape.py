@@ -12,7 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_lgg.cases import Patient, Slice, parse_slice_name, patient_folders, read_labels, read_patient
+from monai_lgg.cases import (
+    Patient,
+    Slice,
+    missing_numbers,
+    parse_slice_name,
+    patient_folders,
+    read_labels,
+    read_patient,
+)
 
 FEATURES = ("bevr", "mf", "asd")
 
@@ -104,9 +112,9 @@ def read_mask_folder(folder: Path) -> Patient:
         labels[number] = path
     if not labels:
         return read_patient(folder)  # says what it looked for
-    gaps = sorted(set(range(min(labels), max(labels))) - labels.keys())
+    gaps = missing_numbers(labels, min(labels))
     if gaps:
-        missing = ", ".join(map(str, gaps))
+        missing = ", ".join(gaps)
         raise ValueError(
             f"{folder}: no mask of slice {missing} between {min(labels)} and {max(labels)}; add it (all 0 where there "
             "is no tumour), or the images, which say what slices there are"

@@ -58,7 +58,9 @@ def fingerprint(patients: Sequence[Patient], labels: Sequence[np.ndarray]) -> st
     """SHA-256 over patient names, slice numbers and mask pixels; the same for any packing of the same data."""
     digest = hashlib.sha256()
     for patient, label in zip(patients, labels, strict=True):
-        digest.update(f"{patient.name} {[item.number for item in patient.slices]} {label.shape}".encode())
+        digest.update(
+            f"{patient.name} {[item.number for item in patient.slices]} {label.shape}".encode(errors="surrogateescape")
+        )
         digest.update(np.packbits(label).tobytes())
     return digest.hexdigest()
 

@@ -23,7 +23,7 @@ from monai_lgg.bundle import find_bundle, keep_freed_memory, read_config
 
 def ways(network: torch.nn.Module, batch: torch.Tensor) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
     """Name -> function of a batch."""
-    layout = network.to(memory_format=torch.channels_last)
+    layout = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch does not list it
     with tempfile.TemporaryDirectory() as folder:
         int8 = None
         if "onnxruntime" in backends.available():

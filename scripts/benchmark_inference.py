@@ -120,7 +120,7 @@ def command(records: list[dict[str, Any]], bundle: str, output: Path, backend: s
     folder = Path(case["image"][0]).parent
     began = time.perf_counter()
     options = ["--bundle", bundle, "-o", output, "--backend", backend, "--quiet"]
-    line = [sys.executable, "-W", "ignore", "-m", "monai_lgg.cli", "predict", folder, *options]
+    line = [sys.executable, "-W", "ignore", "-m", "monai_lgg.cli", "predict", str(folder), *map(str, options)]
     subprocess.run(line, check=True, capture_output=True)
     print(f"command, start to finish: {time.perf_counter() - began:.1f} s for {len(case['slices'])} slices")
 

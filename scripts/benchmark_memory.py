@@ -59,7 +59,7 @@ def write_volume(path: Path, shape: tuple[int, ...], dtype: type) -> None:
     axes = [np.linspace(-1.1, 1.1, length, dtype=np.float32) for length in shape]
     inside = axes[0][:, None] ** 2 + axes[1][None] ** 2
     generator = np.random.default_rng(0)
-    voxels = np.zeros(shape, dtype)
+    voxels: np.ndarray = np.zeros(shape, dtype)
     for k, height in enumerate(axes[2]):
         head = inside + height**2 / 1.5 < 1
         voxels[..., k][head] = generator.normal(400, 60, int(head.sum()))

@@ -27,7 +27,7 @@ from monai_lgg.metrics.overlap import slice_counts
 from monai_lgg.metrics.ranking import histogram
 from monai_lgg.metrics.surface import hd95, surface_dice, surface_distances
 from monai_lgg.phantom import make_patient
-from monai_lgg.results import save_masks, write_results
+from monai_lgg.results import save_masks, start_masks, write_results
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -55,10 +55,9 @@ def parts(arrays: Arrays, scratch: Path) -> dict[str, Callable[[], object]]:
     prediction, truth, probability = arrays
     depth = range(truth.shape[-1])
 
-    def surfaces(*pair: np.ndarray) -> None:
-        distances = surface_distances(*pair)
-        hd95(distances)
-        surface_dice(distances)
+    def surfaces(mask: np.ndarray, other: np.ndarray) -> object:
+        distances = surface_distances(mask, other)
+        return hd95(distances), surface_dice(distances)
 
     return {
         "counts": lambda: slice_counts(prediction, truth),
@@ -111,11 +110,11 @@ def show_memory(cases: list[Arrays], cohorts: list[int], folder: Path) -> None:
         for i in range(size):
             kept.append(measure_case(f"TCGA_P{i % 3}_{i:04d}_1", *cases[i % len(cases)]))
         held = tracemalloc.get_traced_memory()[0] / size
-        write_results(folder, kept, {})
+        write_results(folder, kept, {}, start_masks(folder))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         began = time.perf_counter()
-        write_results(folder, kept, {})
+        write_results(folder, kept, {}, start_masks(folder))
         taken = time.perf_counter() - began
         print(f"{size:6d} {peak / 2**20:9.1f} MiB {held / 2**10:12.1f} KiB {taken:16.2f} s")
 

@@ -3,7 +3,7 @@
     python scripts/build_bundles.py
 
 A recipe has the sections ``both`` (training and inference), ``decision`` (evaluation and inference: how probabilities
-become a mask), ``train``, ``evaluate``, ``inference`` and ``metadata``.
+become a mask), ``train``, ``evaluate``, ``inference``, ``multi_gpu_train`` and ``metadata``.
 They are merged into the shared files as by RFC 7396 (JSON merge patch: null removes a key), but a component (a
 dictionary with ``_target_``) replaces the shared one as a whole.
 """

@@ -14,7 +14,7 @@ import argparse
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def main() -> None:
                 apply(run, decision)
 
 
-def keep_logits(run: Path, data: Path, fold: int, output: Path, names: Sequence[str], mirror: bool) -> None:
+def keep_logits(run: Path, data: Path, fold: int, output: Path, names: Collection[str], mirror: bool) -> None:
     """``output/<patient>.npz`` with ``logits`` float16 and ``truth`` bool, both (H, W, D), of the fold's test part.
 
     They are made again when they came from other weights, or without (with) the mirrored image.
@@ -123,12 +123,12 @@ def load(path: Path) -> Case:
 
 def choose(folds: list[list[Case]]) -> dict[str, Any]:
     """Calibration and rule from all folds; prints what each rule gives, and the same with each fold left out."""
-    slope, intercept = calibrate(sum(histogram(*case) for cases in folds for case in cases))
+    slope, intercept = calibrate(np.sum([histogram(*case) for cases in folds for case in cases], axis=0))
     known = rules()
     table = [np.array([dice_by_rule(*case) for case in cases]) for cases in folds]  # of each: (patients, rules)
     everyone = np.concatenate(table)
     print(f"plain: {_figures(everyone[:, known.index((0.0, 0.0, False))])}")
-    order = np.argsort(-everyone.mean(axis=0))
+    order = np.argsort(-np.nanmean(everyone, axis=0))
     for k in order[:8]:
         print(f"  {_named(known[k])}: {_figures(everyone[:, k])}")
     print(f"chosen on all: {_named(known[order[0]])}: {_figures(everyone[:, order[0]])}")
@@ -145,16 +145,19 @@ def choose(folds: list[list[Case]]) -> dict[str, Any]:
 
 
 def _best(table: list[np.ndarray]) -> int:
-    return int(np.concatenate(table).mean(axis=0).argmax())
+    return int(np.nanmean(np.concatenate(table), axis=0).argmax())
 
 
 def dice_by_rule(logits: np.ndarray, truth: np.ndarray) -> list[float]:
-    """Dice of a patient by each of :func:`rules`; components are counted once for all shares."""
+    """Dice of a patient by each of :func:`rules`, NaN where there is nothing to find and nothing found.
+
+    Components are counted once for all shares.
+    """
     found = []
     for threshold, fill in itertools.product(THRESHOLDS, FILLS):
         box = bounding_box(logits >= threshold)
         if box is None:
-            found += [0.0] * len(SHARES)
+            found += [0.0 if truth.any() else math.nan] * len(SHARES)
             continue
         labels, _ = label_components(decide(logits[box], threshold, fill=fill))
         sizes = np.bincount(labels.ravel())[1:]

@@ -91,7 +91,7 @@ def manifest(run: Path, bundle: Path, split: Split, data: Path) -> dict[str, Any
     settings = {key: value for key, value in bundles.stored_settings(run).items() if key != "dataset_dir"}
     with tempfile.TemporaryDirectory() as folder:
         real = dice_by_patient(bundle, data, Path(folder, "real"))
-        write_patients(Path(folder, "phantoms"), **PHANTOMS)
+        write_patients(Path(folder, "phantoms"), PHANTOMS["patients"], seed=PHANTOMS["seed"])
         phantoms = dice_by_patient(bundle, Path(folder, "phantoms"), Path(folder, "eval"))
         test = (
             bundles.evaluate(

@@ -13,8 +13,7 @@ import numpy as np
 
 from monai_lgg.cases import BRIGHT_PERCENTILE, TOP_MEDIANS, intensity_range, read_labels, read_patients
 from monai_lgg.io.reader import CaseReader
-
-FLAIR = 1
+from monai_lgg.report.examples import flair_of
 
 
 def main() -> None:
@@ -28,7 +27,10 @@ def main() -> None:
         if args.patients and not any(part in patient.name for part in args.patients):
             continue
         volume, _ = CaseReader().get_data([str(item.image) for item in patient.slices])
-        flair, truth = volume[..., FLAIR].astype(float), read_labels(patient)
+        flair, truth = flair_of(volume).astype(float), read_labels(patient)
+        if not truth.any():
+            print(f"{patient.name:32s}      no tumour")
+            continue
         low, high = intensity_range(flair)
         bright = np.percentile(flair[flair > low], BRIGHT_PERCENTILE)
         tumour = flair[truth].mean()

@@ -16,6 +16,7 @@ from monai_lgg.cases import (
     read_patient,
     read_patients,
     slice_records,
+    volume_ranges,
     volume_records,
 )
 
@@ -30,6 +31,39 @@ def write_slices(folder: Path, numbers: list[int], masks: bool = True) -> Path:
         if masks:
             tifffile.imwrite(folder / f"{folder.name}_{number}_mask.tif", mask)
     return folder
+
+
+def test_ranges_are_of_the_three_sequences_that_the_network_gets(tmp_path):
+    """FLAIR's where FLAIR stands in: for a contrast sequence of one grey, and where there is nothing else."""
+    rng = np.random.default_rng(0)
+    for name, channels in (("grey", 1), ("missing", 3)):
+        (tmp_path / name).mkdir()
+        for number in (1, 2):
+            pixels = rng.integers(0, 200, (8, 8, channels), dtype=np.uint8)
+            if channels == 3:
+                pixels[..., 0] = 0
+            tifffile.imwrite(tmp_path / name / f"{name}_{number}.tif", pixels.squeeze())
+    grey = volume_ranges(read_patient(tmp_path / "grey"))
+    assert grey == [grey[0]] * 3
+    pre, flair, post = volume_ranges(read_patient(tmp_path / "missing"))
+    assert pre == flair != post
+
+
+def test_a_folder_that_may_not_be_listed_is_told(tmp_path, monkeypatch):
+    for name in ("p", "q"):
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(tmp_path / name / f"{name}_1.tif", np.zeros((4, 3), np.uint8))
+    listing = Path.iterdir
+
+    def refused(path):
+        if path.name == "q":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listing(path)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    assert [folder.name for folder in patient_folders(tmp_path)] == ["p", "q"]
+    with pytest.raises(PermissionError, match="q"):
+        read_patient(tmp_path / "q")
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,15 @@ def test_orphan_mask_and_gap(root):
     assert (gap.severity, gap.kind, gap.items) == ("warning", "gap", ("3",))
 
 
+def test_a_number_like_a_date_costs_no_memory(root):
+    for mask in (False, True):
+        path_of(root, A, 3, mask).rename(path_of(root, A, 20260101, mask))
+    (gap,) = [found for found in check_data(root).findings if found.kind == "gap"]
+
+    assert gap.items == ("3", "6 to 20260100")
+    assert "numbers 3, 6 to 20260100 are missing between 1 and 20260101" in gap.message
+
+
 def test_first_slices_missing_is_a_gap(root):
     for mask in (False, True):
         path_of(root, A, 1, mask).unlink()

@@ -222,6 +222,10 @@ def test_damaged_tables_are_noticed(tmp_path: Path, name: str) -> None:
     table.write_text("".join([*lines[:-1], lines[-1].partition(",")[0]]))
     with pytest.raises(ValueError, match=rf"{name}\.csv is damaged \(a row is cut off\); evaluate again"):
         read_results(tmp_path)
+    for damaged in (whole + "c,unknown,3x" + "," * 60, whole[:-1] + "x\n", "\xff\xfe"):
+        table.write_bytes(damaged.encode("latin-1"))
+        with pytest.raises(ValueError, match=rf"{name}\.csv (is damaged|has \d rows)"):
+            read_results(tmp_path)
     table.write_text(whole)
     assert len(read_results(tmp_path).patients) == 2
     (tmp_path / "summary.json").write_text("")

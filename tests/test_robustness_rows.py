@@ -41,3 +41,12 @@ def test_rows_come_back_from_the_file(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.csv", {}, rows)
     assert list(read_rows(tmp_path / "rows.csv").values()) == rows
     assert read_rows(tmp_path / "none.csv") == {}
+
+
+def test_damaged_rows(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.csv", {}, [row("a", "noise", 0.1, 0.8)])
+    text = (tmp_path / "rows.csv").read_text()
+    for damaged in (text.replace("0.8", "0.8x"), text[:-4] + ",,,,,,,\n"):
+        (tmp_path / "rows.csv").write_text(damaged)
+        with pytest.raises(ValueError, match=r"rows\.csv is damaged"):
+            read_rows(tmp_path / "rows.csv")

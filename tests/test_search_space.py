@@ -25,6 +25,8 @@ def test_ranges(text: str, kind: str, low: float, high: float) -> None:
         ("batch_size=8,16,32", {8: 8, 16: 16, 32: 32}),
         ("amp=true,false", {True: True, False: False}),
         ("image_size=[64,64],[128,128]", {"[64, 64]": [64, 64], "[128, 128]": [128, 128]}),
+        ("amp=True,False", {True: True, False: False}),
+        ("overlap=.25, .5", {0.25: 0.25, 0.5: 0.5}),
         ("norm=batch, instance", {"batch": "batch", "instance": "instance"}),
         ("loss=dice,tversky", {"dice": LOSSES["dice"], "tversky": LOSSES["tversky"]}),
     ],

@@ -6,6 +6,7 @@ voxels are stored in the order that readers assume for such files (first axis to
 anterior), so viewers still show it the right way round.
 """
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,17 @@ def read_nifti(path: PathLike) -> tuple[np.ndarray, dict[str, Any]]:
     """Voxels as (X, Y, Z, C) and the geometry.
 
     Raises:
-        ValueError: unreadable, truncated, not 3D or 4D, NaN / Inf or RGB voxels, or no usable affine.
+        OSError: it is not there, or may not be read.
+        ValueError: damaged, truncated, not 3D or 4D, NaN / Inf or RGB voxels, or no usable affine.
     """
     try:
+        Path(path).open("rb").close()  # of a file that may not be read nibabel says that its type is unknown
+        _check_sum(path)
         image: Any = nib.load(path)
         scaled = (image.dataobj.slope, image.dataobj.inter) != (1, 0)
         voxels = np.asanyarray(image.dataobj, dtype=np.float32 if scaled else None)
-    except FileNotFoundError:
+        qform = image.header.get_qform() if int(image.header["qform_code"]) > 0 else image.affine
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:
         raise ValueError(f"{path}: not a readable NIfTI file ({error}); fetch or export it again") from error
@@ -65,12 +70,20 @@ def read_nifti(path: PathLike) -> tuple[np.ndarray, dict[str, Any]]:
     meta = {
         "affine": affine,
         "spacing_known": spacing_known(header),
-        "qform": np.asarray(header.get_qform(), dtype=np.float64),  # may be another one than the affine
+        "qform": np.asarray(qform, dtype=np.float64),  # may be another one than the affine
         "qform_code": int(header["qform_code"]),
         "sform_code": int(header["sform_code"]),
         "xyzt_units": int(header["xyzt_units"]),
     }
     return voxels if voxels.ndim == 4 else voxels[..., None], meta
+
+
+def _check_sum(path: PathLike) -> None:
+    """Read a compressed file to its end, where its check sum is; nibabel reads what it needs and looks at no sum."""
+    if str(path).lower().endswith(".gz"):
+        with gzip.open(path) as whole:
+            while whole.read(1 << 24):
+                pass
 
 
 def write_nifti(path: PathLike, voxels: np.ndarray, meta: dict[str, Any]) -> None:

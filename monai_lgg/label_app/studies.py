@@ -200,10 +200,15 @@ def _check_place(pair: Pair, affine: np.ndarray, other: np.ndarray, shape: Seque
 def patients_of(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
     """Pairs by patient: the slices ``<patient>_<n>.tif`` of one belong together; a volume is a patient of its own."""
     found: dict[str, list[Pair]] = {}
-    for pair in sorted(pairs, key=lambda item: item.image.name):
-        parsed = parse_slice_name(pair.image.name)
-        found.setdefault(_case_name(pair.image) if parsed is None else parsed[0], []).append(pair)
+    for pair in sorted(pairs, key=lambda item: _place(item.image)):
+        found.setdefault(_place(pair.image)[0], []).append(pair)
     return found
+
+
+def _place(image: Path) -> tuple[str, int, str]:
+    """Patient, number of the slice, and the name itself, which parts what is named alike."""
+    parsed = parse_slice_name(image.name)
+    return (_case_name(image), 0, image.name) if parsed is None else (parsed[0], parsed[1], image.name)
 
 
 def export_patients(pairs: Sequence[Pair], root: Path) -> tuple[list[str], dict[str, str]]:

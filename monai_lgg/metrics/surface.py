@@ -60,7 +60,8 @@ def surface_dice(distances: Distances, tolerance: float = TOLERANCE) -> float:
     Source: Nikolov et al. 2018, arXiv 1809.04430, with surface pixels in place of surface elements.
     """
     pixels = sum(len(of) for of in distances)
-    return sum(int(np.count_nonzero(of <= tolerance)) for of in distances) / pixels if pixels else math.nan
+    within = tolerance * (1 + 1e-9)  # a distance of just the tolerance is rounded to either side
+    return sum(int(np.count_nonzero(of <= within)) for of in distances) / pixels if pixels else math.nan
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:

@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import nn
 
+from monai_lgg.errors import DiskError
 from monai_lgg.io.atomic import atomic_write
 
 CACHE_VARIABLE = "MONAI_LGG_CACHE"
@@ -123,7 +124,20 @@ def _fetch(url: str, sha256: str | None) -> Path | None:
     if cached.is_file() and _hash(cached).startswith(wanted):
         return cached
     try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cache folder {cache_dir()} cannot be made ({error.strerror}); set {CACHE_VARIABLE} to another",
+        ) from error
+    try:
         atomic_write(cached, lambda partial: _download(url, partial, wanted))
+    except DiskError:
+        raise
+    except PermissionError as error:
+        raise OSError(
+            error.errno, f"cache folder {cache_dir()} cannot be written; set {CACHE_VARIABLE} to another"
+        ) from error
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError) and error.code in _GONE:
             raise FileNotFoundError(f"no weights at {url} (HTTP {error.code}); correct the address") from error

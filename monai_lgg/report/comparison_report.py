@@ -38,8 +38,9 @@ def write_comparison_report(path: Path, table: Table, metric: Metric, results: M
 
 
 def _picture(metric: Metric, results: Mapping[str, Results]) -> Picture | None:
-    """Every patient's value by bundle; only of metrics from 0 to 1."""
-    if not results or metric.unit:
+    """Every patient's value by bundle; only of what is from 0 to 1."""
+    values = [float(row[metric.name]) for of in results.values() for row in of.patients]
+    if not all(0 <= value <= 1 for value in values if not np.isnan(value)) or not values or metric.unit:
         return None
     groups = {name: [row[metric.name] for row in of.patients] for name, of in results.items()}
     figure = charts.group_chart(groups, f"{metric.title} of each patient", f"{metric.title} per patient")

@@ -149,6 +149,39 @@ def test_a_run_goes_on_after_its_data_moved(run: Path, phantoms: Path, tmp_path:
     assert json.loads((mine / "configs" / "overrides.json").read_text()) == stored
 
 
+def test_an_evaluation_that_cannot_begin_leaves_the_finished_one(run: Path, phantoms: Path, tmp_path: Path) -> None:
+    args = ("evaluate", run, "--data", phantoms, "-o", tmp_path / "e", "-q")
+    assert invoke(*args).exit_code == 0
+    before = sorted(path.name for path in (tmp_path / "e").iterdir())
+    assert invoke(*args, "--device", "quantum").exit_code != 0
+    assert sorted(path.name for path in (tmp_path / "e").iterdir()) == before
+
+
+@pytest.mark.parametrize("how", ["here", "link"])
+def test_the_folder_of_a_run_may_be_there(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from monai_lgg.bundle import find_bundle, prepare_run
+
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    monkeypatch.chdir(tmp_path / "empty")
+    prepare_run(find_bundle("unet_cosine"), Path(".") if how == "here" else tmp_path / "link", {"seed": 1})
+    assert (tmp_path / "empty" / "configs" / "overrides.json").is_file()
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_folder_whose_name_is_no_utf_8(phantoms: Path, tmp_path: Path) -> None:
+    from monai_lgg.experiments import files_hash
+
+    for number, source in enumerate(sorted(phantoms.iterdir())[:4]):
+        name = f"M\udcfc_{number}"
+        shutil.copytree(source, tmp_path / "data" / name)
+        for path in (tmp_path / "data" / name).iterdir():
+            path.rename(path.with_name(path.name.replace(source.name, name)))
+    result = invoke("data", "split", tmp_path / "data", "-o", tmp_path / "s.json", "--fractions", 0.5, 0.25, 0.25)
+    assert result.exit_code == 0, result.output
+    assert len(files_hash(tmp_path / "data", None)) == 64
+
+
 def test_patients_seen_in_training_are_named(run: Path, phantoms: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     assert invoke("data", "split", phantoms, "-o", other, "--fractions", 0.2, 0.2, 0.6).exit_code == 0

@@ -15,7 +15,7 @@ from monai_lgg.experiments import training_progress
 from monai_lgg.inference import predict
 from monai_lgg.io.tiff import read_tiff
 from monai_lgg.prediction_inputs import prediction_records
-from tests.integration.test_processes import train_in_ranks
+from tests.integration.test_processes import TINY_ARGS, train_in_ranks
 from tests.test_bundle_journeys import small, whole_and_resumed
 
 DEVICE = "cuda"
@@ -92,7 +92,7 @@ def test_a_batch_is_augmented_where_it_is() -> None:
 
 
 def test_one_rank_with_nccl(phantoms: Path, tmp_path: Path) -> None:
-    root = train_in_ranks(1, phantoms, tmp_path)
+    root = train_in_ranks(1, phantoms, tmp_path, "unet_cosine", *TINY_ARGS)
     assert training_progress(root)["epochs"] == 1
 
 

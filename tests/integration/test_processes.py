@@ -171,25 +171,33 @@ def test_wrong_bundle_root_is_refused(phantoms: Path, tmp_path: Path) -> None:
     assert not list(here.iterdir())
 
 
-def train_in_ranks(count: int, phantoms: Path, folder: Path) -> Path:
-    """An epoch of unet_cosine by so many processes; the folder of the run."""
+def train_in_ranks(count: int, phantoms: Path, folder: Path, bundle: str, *settings: object) -> Path:
+    """An epoch by so many processes; the folder of the run."""
     root = folder / "ranks"
-    prepare_run(find_bundle("unet_cosine"), root, {})
+    prepare_run(find_bundle(bundle), root, {})
     files = f"['{root}/configs/train.json','{root}/configs/multi_gpu_train.json']"
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", "-m", "monai.bundle"]
     args = ["run", "training", "--config_file", files, "--bundle_root", root, "--dataset_dir", phantoms]
-    call([sys.executable, *torchrun, *args, "--max_epochs", 1, *TINY_ARGS], folder)
+    call([sys.executable, *torchrun, *args, "--max_epochs", 1, *settings], folder)
     return root
 
 
 def test_two_ranks_on_a_cpu(phantoms: Path, tmp_path: Path) -> None:
-    root = train_in_ranks(2, phantoms, tmp_path)
+    root = train_in_ranks(2, phantoms, tmp_path, "unet_cosine", *TINY_ARGS)
     state = torch.load(root / "models" / "model.pt", weights_only=True)
     assert not any(name.startswith("module.") for name in state)
     assert len(list((root / "eval").glob("events*"))) == 1
     # the ranks' weights evaluate without them
     call([*CLI, "evaluate", root, "--data", phantoms, "-q", "--set", "image_size=[64,64]",
           "--set", "network_def#features=[8,8,8,8,8,8]"], tmp_path)  # fmt: skip
+
+
+def test_two_ranks_share_what_an_epoch_draws(phantoms: Path, tmp_path: Path) -> None:
+    """Of 20 slices each of two ranks draws 10, in 3 batches of 4, which is how long the schedule is."""
+    drawn = ["--slices_per_epoch", 20, "--batch_size", 4, "--image_size", "[64,64]", "--crop_size", "[64,64]"]
+    root = train_in_ranks(2, phantoms, tmp_path, "unet_25d", *drawn, "--pretrained_weights", "$None")
+    state = torch.load(root / "models" / "checkpoint.pt", map_location="cpu", weights_only=True)
+    assert state["progress"]["iteration"] == state["lr_scheduler"]["total_steps"] == 3
 
 
 def test_tensorboard_has_what_people_watch(run: Path) -> None:

@@ -126,6 +126,29 @@ def test_truncated(tmp_path: Path, suffix: str, kept: float) -> None:
         read_nifti(path)
 
 
+def test_one_wrong_bit_in_a_compressed_file_is_noticed(tmp_path: Path) -> None:
+    """Most such errors leave a file that unpacks, to other voxels; the check sum at its end tells them."""
+    whole = save(tmp_path / "a.nii.gz", np.random.default_rng(0).normal(size=(16, 16, 8))).read_bytes()
+    read_nifti(tmp_path / "a.nii.gz")
+    for place in range(400, len(whole) - 8, len(whole) // 50):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        (tmp_path / "b.nii.gz").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"b\.nii\.gz: not a readable NIfTI file"):
+            read_nifti(tmp_path / "b.nii.gz")
+
+
+def test_a_qform_that_is_not_in_use_is_not_looked_at(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(counting(*SHAPE), RAS)
+    image.set_sform(RAS, 1)
+    image.set_qform(None, 0)
+    image.header["quatern_b"] = image.header["quatern_c"] = 1.0  # no rotation has such
+    nib.save(image, tmp_path / "a.nii")
+    _, meta = read_nifti(tmp_path / "a.nii")
+    np.testing.assert_allclose(meta["affine"], RAS)
+    assert meta["qform_code"] == 0
+
+
 def test_text_and_directory(tmp_path: Path) -> None:
     (tmp_path / "a.nii").write_text("this is a text")
     (tmp_path / "b.nii").mkdir()

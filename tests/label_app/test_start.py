@@ -56,7 +56,7 @@ def test_a_studies_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: py
 
 def test_unknown_bundles_and_two_of_one_name(tmp_path: Path, run: Path) -> None:
     result = start("--studies", tmp_path, "--bundles", "unet_25")
-    assert (result.exit_code, "did you mean unet_25d?" in result.output) == (1, True)
+    assert (result.exit_code, "did you mean unet_25d?" in result.output) == (2, True)
     result = start("--studies", tmp_path, "--bundles", run, "--bundles", run)
     assert (result.exit_code, "two bundles are named run; rename the folder of one" in result.output) == (1, True)
 

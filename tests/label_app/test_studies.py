@@ -151,6 +151,19 @@ def test_exported_volumes_are_what_the_network_sees(tmp_path: Path, kind: type) 
     np.testing.assert_array_equal(read_labels(patient), expected > 50)
 
 
+def test_slices_stay_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for number in (2, 10, 1, 11, 9):
+        for folder, value in ((tmp_path, number), (tmp_path / LABELS, 255 * (number > 9))):
+            folder.mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(folder / f"p_{number}.tif", np.full((8, 8), value, np.uint8))
+    pairs = [Pair(path, tmp_path / LABELS / path.name) for path in tmp_path.glob("*.tif")]
+    assert export_patients(pairs, tmp_path / "out") == (["p"], {})
+    patient = read_patient(tmp_path / "out" / "p")
+    images, _ = CaseReader().get_data([str(item.image) for item in patient.slices])
+    assert images[0, 0, :, 0].tolist() == [1, 2, 9, 10, 11]
+    assert read_labels(patient)[0, 0].tolist() == [False, False, False, True, True]
+
+
 def test_a_bad_pair_is_left_out_with_its_reason(source: Path, tmp_path: Path) -> None:
     prepare_studies(source, tmp_path)
     pairs = [Pair(path, tmp_path / LABELS / path.name) for path in sorted(tmp_path.glob("*.nii.gz"))]

@@ -119,3 +119,13 @@ def test_refuses() -> None:
         surface_distances(mask((2, 3)), mask((2, 3)), (1, 1, 1))
     with pytest.raises(ValueError, match="give a positive number"):
         surface_distances(mask((2, 3)), mask((2, 3)), (1, 0))
+
+
+@pytest.mark.parametrize("spacing", [0.1, 0.4, 0.7])
+def test_the_tolerance_counts_wherever_the_tumour_lies(spacing: float) -> None:
+    """Two steps apart at a tolerance of just these two steps, which coordinates times spacing round either way."""
+    for place in range(200):
+        distances = surface_distances(
+            mask((210, 3), np.s_[place, 1]), mask((210, 3), np.s_[place + 2, 1]), (spacing, 1)
+        )
+        assert surface_dice(distances, 2 * spacing) == 1

@@ -355,3 +355,11 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_dir() == tmp_path / "home" / ".cache" / "monai-lgg"
+
+
+def test_a_cache_that_cannot_be_made_is_an_error(server: Server, tmp_path: Path) -> None:
+    """Not a training from scratch, which would be another recipe."""
+    (tmp_path / "a cache").write_text("a file")
+    server.body = saved(state())
+    with pytest.raises(OSError, match=r"cache folder .*a cache cannot be made .*; set MONAI_LGG_CACHE to another"):
+        load_encoder_weights(Encoder(), server.url("net.pth"), sha256(server.body))

@@ -67,3 +67,12 @@ def test_a_distance_has_no_picture(tmp_path: Path) -> None:
     text = write_comparison_report(tmp_path / "c.html", table, find_metric("hd95"), found).read_text()
     assert "data:image" not in text
     assert "∞" in text
+
+
+def test_counts_have_no_picture(tmp_path: Path) -> None:
+    """Its axis is from 0 to 1, so patients would be missing in it."""
+    rows = [{"patient": str(n), "institution": "AA", "false_positive_lesions": float(n)} for n in range(3)]
+    table = Table("t", [Column("name", "Bundle")], [{"name": "a"}])
+    metric = find_metric("false_positive_lesions")
+    path = write_comparison_report(tmp_path / "c.html", table, metric, {"a": Results(Path(), {}, rows, [])})
+    assert "data:image" not in path.read_text()
