@@ -503,8 +503,7 @@ def evaluate(
         **chosen,
     }
     flow = workflow(bundle, configs, "train", "evaluating", overrides)
-    for name in ("summary.json", EVALUATED):  # of an earlier evaluation
-        (output / name).unlink(missing_ok=True)
+    (output / EVALUATED).unlink(missing_ok=True)  # what it says was made from, and that is now replaced
     try:
         flow.run()
     finally:

@@ -62,7 +62,7 @@ def _ended_by_signal() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 class _Sharded(ModuleType):
