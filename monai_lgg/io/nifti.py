@@ -43,10 +43,7 @@ def read_nifti(path: PathLike) -> tuple[np.ndarray, dict[str, Any]]:
     """
     try:
         Path(path).open("rb").close()  # of a file that may not be read nibabel says that its type is unknown
-        _check_sum(path)
-        image: Any = nib.load(path)
-        scaled = (image.dataobj.slope, image.dataobj.inter) != (1, 0)
-        voxels = np.asanyarray(image.dataobj, dtype=np.float32 if scaled else None)
+        image, voxels = _load(path)
         qform = image.header.get_qform() if int(image.header["qform_code"]) > 0 else image.affine
     except (FileNotFoundError, PermissionError):
         raise
@@ -78,12 +75,22 @@ def read_nifti(path: PathLike) -> tuple[np.ndarray, dict[str, Any]]:
     return voxels if voxels.ndim == 4 else voxels[..., None], meta
 
 
-def _check_sum(path: PathLike) -> None:
-    """Read a compressed file to its end, where its check sum is; nibabel reads what it needs and looks at no sum."""
-    if str(path).lower().endswith(".gz"):
-        with gzip.open(path) as whole:
-            while whole.read(1 << 24):
-                pass
+def _load(path: PathLike) -> tuple[Any, np.ndarray]:
+    """A compressed file is read to its end, where its check sum is; nibabel alone stops at the last voxel."""
+    image: Any = nib.load(path)
+    if not str(path).lower().endswith(".gz"):
+        return image, _voxels(image)
+    with gzip.open(path) as stream:
+        image = type(image).from_stream(stream)
+        voxels = _voxels(image)
+        while stream.read(1 << 24):
+            pass
+    return image, voxels
+
+
+def _voxels(image: Any) -> np.ndarray:
+    scaled = (image.dataobj.slope, image.dataobj.inter) != (1, 0)
+    return np.asanyarray(image.dataobj, dtype=np.float32 if scaled else None)
 
 
 def write_nifti(path: PathLike, voxels: np.ndarray, meta: dict[str, Any]) -> None:
