@@ -46,6 +46,19 @@ def run_task(task: dict[str, Any], method: str, callback: Callable[[dict[str, An
     if _stopping.is_set():
         return
     task |= {"status": "RUNNING", "details": []}
+    try:
+        code = _run(task, method)
+    except OSError as error:  # no memory for another process, or a request that is too long for a command
+        code, task["details"] = 1, [f"the task could not begin: {error}"]
+    task["end_ts"] = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
+    if task["status"] == "RUNNING":
+        task["status"] = "DONE" if code == 0 else "ERROR"
+    if callback:
+        callback(task)
+
+
+def _run(task: dict[str, Any], method: str) -> int:
+    """The exit code."""
     process = subprocess.Popen(
         command(method, task["request"]),
         stdout=subprocess.PIPE,
@@ -62,11 +75,7 @@ def run_task(task: dict[str, Any], method: str, callback: Callable[[dict[str, An
     process.wait()
     reader.join(PATIENCE_S)  # a process that it began, and that outlives it, can keep the pipe open
     utils.background_processes[method].pop(task["id"], None)
-    task["end_ts"] = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
-    if task["status"] == "RUNNING":
-        task["status"] = "DONE" if process.returncode == 0 else "ERROR"
-    if callback:
-        callback(task)
+    return process.returncode
 
 
 def _read(process: "subprocess.Popen[str]", method: str, task: dict[str, Any]) -> None:

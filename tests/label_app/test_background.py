@@ -47,6 +47,17 @@ def test_nothing_is_lost_of_a_process_that_ends_as_it_speaks(submit: Any) -> Non
     assert [task["status"] for task in AsyncTask.status("train", all=True)[0]] == ["ERROR"] * 10 + ["DONE"]
 
 
+def test_a_task_that_cannot_begin_says_so(submit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "command", lambda method, request: ["/no/such/program"])
+    submit("")
+    wait()
+    task, _ = AsyncTask.status("train")
+    assert task["status"] == "ERROR"
+    assert "could not begin" in task["details"][0]
+    assert "/no/such/program" in task["details"][0]
+    assert task["end_ts"]
+
+
 def test_a_process_that_outlives_its_task_does_not_hold_it_up(submit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "PATIENCE_S", 1.0)
     begin = "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])"
