@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from monai_lgg.cases import intensity_range
-from monai_lgg.head import head_box
+from monai_lgg.head import head_box, network_size, pixel_shape, resize_slices
 
 
 class VolumeSlices(Dataset[dict[str, torch.Tensor]]):
@@ -18,12 +18,15 @@ class VolumeSlices(Dataset[dict[str, torch.Tensor]]):
     Volumes are kept in the data type of their files, a byte a pixel for the public data, cut or padded to one size
     around the head; scaling and augmentation are left to the batch
     (:class:`monai_lgg.batch_augmentation.AugmentBatch`). Beyond the first and the last slice that slice is repeated.
+    Heads of other sizes and pixels that are not square are resized as
+    :class:`monai_lgg.inferers.ContextSliceInferer` does it, so that a network learns what it will be shown.
 
     Args:
         data: volume records.
         transform: reads a record: ``image`` (C, H, W, D) and ``label`` (1, H, W, D), unscaled.
         size: (rows, columns) of the items.
         neighbours: slices on each side.
+        head_size: (smallest, largest) head that is not resized; None resizes none.
         progress: show a bar while reading.
 
     An item has ``image`` (C x (2 x neighbours + 1), rows, columns), sequence by sequence, ``label`` (1, rows, columns)
@@ -38,13 +41,15 @@ class VolumeSlices(Dataset[dict[str, torch.Tensor]]):
         transform: Callable[[Any], Any],
         size: Sequence[int],
         neighbours: int = 1,
+        head_size: Sequence[int] | None = None,
         progress: bool = False,
     ) -> None:
         if not data:
             raise ValueError("no volumes; the training part of the split is empty")
         self.neighbours = neighbours
         self._volumes = [
-            _kept(transform(dict(record)), size) for record in tqdm(data, desc="reading", disable=not progress)
+            _kept(transform(dict(record)), size, head_size)
+            for record in tqdm(data, desc="reading", disable=not progress)
         ]
         self._index = [(v, k) for v, volume in enumerate(self._volumes) for k in range(len(volume["image"]))]
 
@@ -79,25 +84,40 @@ class VolumeSlices(Dataset[dict[str, torch.Tensor]]):
         return weights
 
 
-def _kept(record: Mapping[str, Any], size: Sequence[int]) -> dict[str, torch.Tensor]:
+def _kept(record: Mapping[str, Any], size: Sequence[int], head_size: Sequence[int] | None) -> dict[str, torch.Tensor]:
     """A volume's image (D, C, rows, columns), label (D, 1, rows, columns) and ranges, as plain tensors."""
     image, label = (np.asarray(record[key]) for key in ("image", "label"))
     ranges = record.get("intensity_range") or [intensity_range(channel) for channel in image]
-    window = _window(head_box(image, ranges), size)
+    box = head_box(image, ranges)
+    extents = [side.stop - side.start for side in box]
+    wanted = network_size(image.shape[1:3], extents, pixel_shape(record["image"]), head_size)
+    window = _window(box, image.shape[1:3], wanted, size)
     background = [np.asarray(low).astype(image.dtype) for low, _ in ranges]
+    image, label = _resized(image, wanted), _resized((label > 0).astype(np.float32), wanted) >= 0.5
     cut = np.stack([_cut(channel, window, low) for channel, low in zip(image, background, strict=True)])
     return {
         "image": torch.from_numpy(np.ascontiguousarray(cut.transpose(3, 0, 1, 2))),
-        "label": torch.from_numpy(
-            np.ascontiguousarray(_cut(label[0] > 0, window, False)[None].transpose(3, 0, 1, 2))
-        ).to(torch.uint8),
+        "label": torch.from_numpy(np.ascontiguousarray(_cut(label[0], window, False)[None].transpose(3, 0, 1, 2))).to(
+            torch.uint8
+        ),
         "intensity_range": torch.tensor(ranges, dtype=torch.float32),
     }
 
 
-def _window(box: tuple[slice, slice], size: Sequence[int]) -> list[tuple[int, int]]:
-    """(start, stop) of rows and columns, ``size`` long, with the box in its middle."""
-    middles = [(side.start + side.stop) // 2 for side in box]
+def _resized(volume: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """(C, H, W, D) in other rows and columns, in its own data type."""
+    if volume.shape[1:3] == tuple(size):
+        return volume
+    slices = torch.from_numpy(volume.transpose(3, 0, 1, 2).astype(np.float32))
+    resized = resize_slices(slices, size).numpy().transpose(1, 2, 3, 0)
+    return (resized.round() if np.issubdtype(volume.dtype, np.integer) else resized).astype(volume.dtype)
+
+
+def _window(
+    box: tuple[slice, slice], shape: Sequence[int], wanted: Sequence[int], size: Sequence[int]
+) -> list[tuple[int, int]]:
+    """(start, stop) of rows and columns, ``size`` long, with the box in its middle once ``shape`` is ``wanted``."""
+    middles = [(side.start + side.stop) * new // (2 * old) for side, old, new in zip(box, shape, wanted, strict=True)]
     return [(middle - length // 2, middle - length // 2 + length) for middle, length in zip(middles, size, strict=True)]
 
 

@@ -10,20 +10,16 @@ import numpy as np
 import torch
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import pad
 
 from monai_lgg.backends import BACKENDS, PRECISIONS, Backend, BackendError, check_name, load_backend
-from monai_lgg.head import HEAD_FILL, HEAD_LEVEL
+from monai_lgg.head import HEAD_FILL, HEAD_LEVEL, network_size, pixel_shape, resize_slices
 
 #: Logit of what is no tissue: a probability of 3e-7.
 NOTHING = -15.0
-#: Sides of a pixel that differ by no more than this factor are not resampled.
-SQUARE = 1.05
 #: Slices that are cut to one window. A constant: the window shifts the grid on which a network halves the image, which
 #: moves the outline of faint tumours, and no result may depend on the size of a batch.
 CUT_ALIKE = 8
-#: Slices that are resized.
-AT_A_TIME = 16
 #: Rows and columns.
 Box = tuple[slice, slice]
 
@@ -167,8 +163,8 @@ class ResizeSliceInferer(Inferer):
         antialias = any(old > 2 * new for old, new in zip(slices.shape[-2:], self.size, strict=True))
         outputs = []
         for some in slices.split(self.batch_size):
-            output = network(_resize(some, self.size, antialias), *args, **kwargs)
-            outputs.append(_resize(output, some.shape[-2:]))
+            output = network(resize_slices(some, self.size, antialias), *args, **kwargs)
+            outputs.append(resize_slices(output, some.shape[-2:]))
         return torch.cat(outputs)
 
 
@@ -221,11 +217,13 @@ class ContextSliceInferer(Inferer):
         if heads:
             window = _union(heads, self.margin, slices.shape[-2:])
             inside = slices[(..., *window)]
-            sized = _resize(inside, self._size(heads, inside.shape[-2:], _pixel_shape(inputs)))
+            extents = [max(box[axis].stop for box in heads) - min(box[axis].start for box in heads) for axis in (0, 1)]
+            size = network_size(inside.shape[-2:], extents, pixel_shape(inputs), self.head_size)
+            sized = resize_slices(inside, size)
             scale = [new / old for new, old in zip(sized.shape[-2:], inside.shape[-2:], strict=True)]
             moved = [None if box is None else _moved(box, window, scale) for box in boxes]
             found = self._of_heads(sized, moved, network, *args, **kwargs)
-            logits[(..., *window)] = _resize(found, inside.shape[-2:])
+            logits[(..., *window)] = resize_slices(found, inside.shape[-2:])
         return logits.permute(1, 2, 3, 0).unsqueeze(0)
 
     def _of_heads(
@@ -242,15 +240,6 @@ class ContextSliceInferer(Inferer):
                 logits[numbers, :, rows, columns] = self._forward(stack, network, *args, **kwargs)
         return logits
 
-    def _size(self, heads: Sequence[Box], size: Sequence[int], pixel: Sequence[float]) -> list[int]:
-        """What ``size`` becomes when pixels are made square and the heads' largest extent comes into ``head_size``."""
-        factor = 1.0
-        if self.head_size is not None:
-            extents = [max(box[axis].stop for box in heads) - min(box[axis].start for box in heads) for axis in (0, 1)]
-            found = max(extent * length for extent, length in zip(extents, pixel, strict=True))
-            factor = min(max(found, self.head_size[0]), self.head_size[1]) / found
-        return [max(1, round(length * by * factor)) for length, by in zip(size, pixel, strict=True)]
-
     def _stack(self, slices: torch.Tensor, numbers: list[int]) -> torch.Tensor:
         """(B, C x (2 x neighbours + 1), rows, columns), sequence by sequence."""
         steps = range(-self.neighbours, self.neighbours + 1)
@@ -266,19 +255,6 @@ class ContextSliceInferer(Inferer):
 
 def _pieces(items: list[int], size: int) -> Iterator[list[int]]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _pixel_shape(inputs: torch.Tensor) -> tuple[float, float]:
-    """Height and width of a pixel, the smaller being 1. Square where no metadata state the spacing, or nearly so."""
-    meta = getattr(inputs, "meta", None) or {}
-    if not bool(torch.as_tensor(meta.get("spacing_known", False)).all()):
-        return 1.0, 1.0
-    affine = torch.as_tensor(meta["affine"], dtype=torch.float64).reshape(-1, 4, 4)[0]
-    height, width = affine[:3, :2].norm(dim=0).tolist()
-    ratio = height / width if width else 1.0
-    if ratio <= 0 or 1 / SQUARE <= ratio <= SQUARE:
-        return 1.0, 1.0
-    return max(ratio, 1.0), max(1 / ratio, 1.0)
 
 
 def _head_boxes(slices: torch.Tensor) -> list[Box | None]:
@@ -310,16 +286,3 @@ def _union(boxes: Sequence[Any], margin: int, size: Sequence[int]) -> Box:
         for axis in (0, 1)
     )
     return rows, columns
-
-
-def _resize(images: torch.Tensor, size: Sequence[int], antialias: bool = True) -> torch.Tensor:
-    """Bilinear; by default antialiased where it shrinks; left alone at its own size.
-
-    Some at a time, because each is copied.
-    """
-    if tuple(images.shape[-2:]) == tuple(size):
-        return images
-    resized = images.new_empty((*images.shape[:2], *size))
-    for new, old in zip(resized.split(AT_A_TIME), images.split(AT_A_TIME), strict=True):
-        new.copy_(interpolate(old, tuple(size), mode="bilinear", align_corners=False, antialias=antialias))
-    return resized

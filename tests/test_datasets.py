@@ -48,6 +48,14 @@ def test_the_head_is_in_the_middle_and_beyond_is_background() -> None:
     assert int(item["image"][1, 0, 0]) == 3
 
 
+def test_integers_stay_integers_when_a_head_is_resized() -> None:
+    item = VolumeSlices([volume(20, 24, 3)], read, (20, 20), head_size=(20, 24))[1]  # 8 x 10 becomes 16 x 20
+    assert item["image"].dtype == torch.uint8
+    bright = np.argwhere(item["image"][1].numpy() == 101)
+    assert (bright.max(axis=0) - bright.min(axis=0)).tolist() == [13, 17]  # without the outermost, which are mixed
+    assert int(item["label"].sum()) == 16
+
+
 def test_ranges_are_of_the_whole_volume_or_of_the_record() -> None:
     low, high = VolumeSlices([volume(20, 24, 3)], read, (16, 16))[0]["intensity_range"][0].tolist()
     assert (low, high) == (3, 3 + 3 * (101 - 3))

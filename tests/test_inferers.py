@@ -191,6 +191,36 @@ def test_training_and_inference_stack_alike() -> None:
         torch.testing.assert_close(stacks[0][k], data[k + 1]["image"])
 
 
+@pytest.mark.parametrize("spacing", [None, (0.5, 1.0, 4.0)])
+@pytest.mark.parametrize("side", [20, 160])
+def test_training_and_inference_resize_alike(side: int, spacing: tuple[float, ...] | None) -> None:
+    """A head of ``side`` rows, a ramp with a quarter of it tumour, that must get 40 of rows or columns."""
+    ramp = torch.linspace(-0.7, 0.5, side)[:, None] + torch.linspace(0, 0.4, side * 3 // 4)
+    image = torch.full((3, 2 * side, 2 * side, 3), -1.0)
+    inside = (slice(side // 4, side // 4 + side), slice(side // 2, side // 2 + ramp.shape[1]))
+    image[(slice(None), *inside)] = ramp[..., None]
+    label = torch.zeros(1, *image.shape[1:])
+    label[0, side // 4 : side // 4 + side // 2, side // 2 : side // 2 + ramp.shape[1] // 2] = 1
+    if spacing is not None:
+        meta = {"spacing_known": torch.tensor([True])}
+        image = MetaTensor(image, affine=torch.diag(torch.tensor([*spacing, 1.0])), meta=meta)
+    record = {"image": image, "label": label, "intensity_range": [(-1, 1)] * 3}
+    item = VolumeSlices([record], lambda record: record, (48, 48), head_size=(40, 40))[1]
+    stacks: list[torch.Tensor] = []
+    inferer = ContextSliceInferer(margin=0, multiple=1, head_size=(40, 40))
+    inferer(image[None], lambda stack: (stacks.append(stack), stack[:, :1])[1])
+    head = item["image"][1] > -0.76
+    rows, columns = head.any(dim=1).sum(), head.any(dim=0).sum()
+    assert max(stacks[0].shape[-2:]) == 40
+    assert abs(int(rows) - stacks[0].shape[-2]) <= 2  # half pixels at the edges
+    assert abs(int(columns) - stacks[0].shape[-1]) <= 2
+    rows, columns = (48 - size for size in stacks[0].shape[-2:])
+    middle = item["image"][:, rows // 2 : 48 - rows + rows // 2, columns // 2 : 48 - columns + columns // 2]
+    pixel = 1.2 / (48 - rows) + 0.4 / (48 - columns)  # what the ramp rises by from one to the next
+    torch.testing.assert_close(middle[:, 3:-3, 3:-3], stacks[0][1][:, 3:-3, 3:-3], atol=1.5 * pixel, rtol=0)
+    assert float(item["label"].sum() / head.sum()) == pytest.approx(0.25, abs=0.02)
+
+
 def test_a_large_head_is_resized_and_its_logits_come_back() -> None:
     """A ramp, which bilinear resizing keeps, so that every pixel's place can be told from its value."""
     rows, columns = torch.meshgrid(torch.linspace(0, 0.5, 160), torch.linspace(0, 0.4, 120), indexing="ij")
@@ -291,8 +321,10 @@ def test_logits_keep_the_metadata_of_the_image(monkeypatch: pytest.MonkeyPatch, 
 def test_a_small_head_in_a_large_image_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what is around the head is enlarged, not the whole field of view."""
     sizes: list[tuple[int, ...]] = []
-    resize = inferers._resize
-    monkeypatch.setattr(inferers, "_resize", lambda images, size: (sizes.append(tuple(size)), resize(images, size))[1])
+    resize = inferers.resize_slices
+    monkeypatch.setattr(
+        inferers, "resize_slices", lambda images, size: (sizes.append(tuple(size)), resize(images, size))[1]
+    )
     image = torch.full((1, 3, 512, 512, 2), -1.0)
     image[:, :, 200:240, 300:330] = 0.2
     logits = ContextSliceInferer(head_size=(200, 256), margin=4)(image, Middle())
