@@ -1,9 +1,9 @@
 """NIfTI reading and writing through nibabel, with the affine, form codes and units kept.
 
-A volume stacked from TIFF slices has no known spacing. NIfTI cannot leave the zooms empty, so such a file says it by
-``qform_code = sform_code = 0`` (no coordinate system) and ``xyzt_units = 0`` (unit unknown), with zooms of 1. Its
-voxels are stored in the order that readers assume for such files (first axis to the patient's left, second to
-anterior), so viewers still show it the right way round.
+A volume stacked from TIFF slices has a known orientation and no known spacing. NIfTI cannot leave the zooms empty, so
+such a file has zooms of 1 and says by :data:`SIZE_UNKNOWN` and ``xyzt_units = 0`` that they mean nothing. Its
+orientation is stated (``qform_code = sform_code = 2``), because of a file that states none nibabel assumes the second
+axis to go to anterior, and ITK, hence 3D Slicer, to posterior.
 """
 
 import gzip
@@ -17,6 +17,10 @@ from monai.config import PathLike
 from monai_lgg.io.atomic import atomic_write
 
 SUFFIXES = (".nii", ".nii.gz")
+#: Beginning of the header's description of a file whose zooms mean nothing.
+SIZE_UNKNOWN = b"voxel size unknown"
+#: NIFTI_XFORM_ALIGNED_ANAT: along the axes of the body, not in the scanner's coordinates.
+ALIGNED = 2
 
 
 def is_nifti(path: PathLike) -> bool:
@@ -24,7 +28,9 @@ def is_nifti(path: PathLike) -> bool:
 
 
 def spacing_known(header: nib.Nifti1Header) -> bool:
-    """False for a file that states neither a coordinate system nor a unit of length."""
+    """False for a file that says so, or states neither a coordinate system nor a unit of length."""
+    if bytes(header["descrip"]).startswith(SIZE_UNKNOWN):
+        return False
     coded = int(header["qform_code"]) > 0 or int(header["sform_code"]) > 0
     return coded or header.get_xyzt_units()[0] != "unknown"
 
@@ -96,13 +102,13 @@ def _voxels(image: Any) -> np.ndarray:
 def write_nifti(path: PathLike, voxels: np.ndarray, meta: dict[str, Any]) -> None:
     """Write (X, Y, Z) with the geometry of ``meta`` (as :func:`read_nifti` gives it); appears only when whole.
 
-    When ``meta`` has no form codes (a stack of TIFF slices in (row, column, slice) order) the volume is reordered
-    as the module's head describes.
+    Where ``meta`` has no form codes at all, not even 0 (a stack of TIFF slices in (row, column, slice) order), the
+    file is as the module's head describes, its axes going to the left, anterior and superior.
     """
     affine = np.asarray(meta["affine"], dtype=np.float64)
-    codes = (int(meta.get("qform_code", 0)), int(meta.get("sform_code", 0)))
-    if not meta.get("spacing_known", False) and codes == (0, 0):
-        voxels, affine = _to_default_order(voxels, affine)
+    codes = (int(meta.get("qform_code", ALIGNED)), int(meta.get("sform_code", ALIGNED)))
+    if "qform_code" not in meta:
+        voxels, affine = _to_usual_order(voxels, affine)
     image = nib.Nifti1Image(voxels, affine)
     image.set_sform(affine if codes[1] else None, codes[1])
     if codes[0]:
@@ -111,11 +117,12 @@ def write_nifti(path: PathLike, voxels: np.ndarray, meta: dict[str, Any]) -> Non
         image.set_qform(affine if codes[1] else None, 0)
         image.header["pixdim"][1:4] = np.linalg.norm(affine[:3, :3], axis=0)
     image.header["xyzt_units"] = int(meta.get("xyzt_units", 0))
+    if not meta.get("spacing_known", False) and any(codes):
+        image.header["descrip"] = SIZE_UNKNOWN
     atomic_write(Path(path), lambda partial: nib.save(image, partial))
 
 
-def _to_default_order(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Reorder to (left, anterior, superior), which is what nibabel assumes of a file without form codes."""
+def _to_usual_order(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     start = nib.orientations.io_orientation(affine)
     target = nib.orientations.axcodes2ornt(("L", "A", "S"))
     transform = nib.orientations.ornt_transform(start, target)

@@ -5,7 +5,7 @@ Images lie flat in it, as NIfTI volumes or TIFFs; finished labels have the same 
 
 import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -178,8 +178,8 @@ def _read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             f"{pair.label.name}: label of {_size(label)} voxels, but image {pair.image.name} of {_size(image)}; "
             "save the label on the grid of its image"
         )
-    if meta["spacing_known"] and other["spacing_known"]:  # viewers make up a place for images that state none
-        _check_place(pair, meta["affine"], other["affine"], image.shape[:3])
+    if _states_place(meta) and _states_place(other):  # viewers make up a place for images that state none
+        _check_place(pair, meta, other, image.shape[:3])
     return image, label[..., 0] > 0, np.asarray(meta["affine"])
 
 
@@ -187,13 +187,19 @@ def _size(volume: np.ndarray) -> str:
     return " x ".join(map(str, volume.shape[:3]))
 
 
-def _check_place(pair: Pair, affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> None:
+def _states_place(meta: Mapping[str, Any]) -> bool:
+    return bool(meta.get("qform_code") or meta.get("sform_code"))
+
+
+def _check_place(pair: Pair, meta: Mapping[str, Any], other: Mapping[str, Any], shape: Sequence[int]) -> None:
+    affine = meta["affine"]
     corners = np.array([[*corner, 1] for corner in product(*[(0, length - 1) for length in shape])]).T
-    off = float(np.linalg.norm(((affine - other) @ corners)[:3], axis=0).max())
+    off = float(np.linalg.norm(((affine - other["affine"]) @ corners)[:3], axis=0).max())
     if off > OFF * np.linalg.norm(affine[:3, :3], axis=0).min():
+        unit = "mm" if meta["spacing_known"] else "voxels"
         raise ValueError(
-            f"{pair.label.name}: its corners lie up to {off:.1f} mm from those of image {pair.image.name}; save the "
-            "label on the grid of its image"
+            f"{pair.label.name}: its corners lie up to {off:.1f} {unit} from those of image {pair.image.name}; save "
+            "the label on the grid of its image"
         )
 
 

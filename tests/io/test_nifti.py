@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import itk
 import nibabel as nib
 import numpy as np
 import pytest
@@ -193,10 +194,11 @@ def test_spacing_known(tmp_path: Path, sform: int, qform: int, units: int, known
     assert spacing_known(nib.load(path).header) is known
 
 
-def test_nibabel_takes_a_file_without_codes_as_left_anterior_superior(tmp_path: Path) -> None:
-    """The claim in the module's head, on which the order of stored stacks rests."""
+def test_readers_differ_about_a_file_without_codes(tmp_path: Path) -> None:
+    """The claim in the module's head: second axis to anterior by nibabel, to posterior by ITK."""
     path = save(tmp_path / "a.nii", counting(*SHAPE), sform=0, qform=0)
     assert nib.aff2axcodes(nib.load(path).affine) == ("L", "A", "S")
+    np.testing.assert_array_equal(np.asarray(itk.imread(path).GetDirection()), np.eye(3))  # left, posterior, superior
 
 
 def test_tiff_stack_to_nifti_and_back(tmp_path: Path) -> None:
@@ -209,11 +211,22 @@ def test_tiff_stack_to_nifti_and_back(tmp_path: Path) -> None:
     write_nifti(tmp_path / "a.nii.gz", stack[..., 0], meta)
 
     header = nib.load(tmp_path / "a.nii.gz").header
-    assert (int(header["qform_code"]), int(header["sform_code"]), int(header["xyzt_units"])) == (0, 0, 0)
+    assert (int(header["qform_code"]), int(header["sform_code"]), int(header["xyzt_units"])) == (2, 2, 0)
+    assert not spacing_known(header)
     assert header.get_zooms() == (1, 1, 1)
     stored = np.asarray(nib.load(tmp_path / "a.nii.gz").dataobj)
     assert stored.shape == (3, 5, 4)
     assert stored[0, -1, 0] == stack[0, 0, 0, 0], "the top left pixel is the most anterior one of the patient's right"
+
+    other = itk.imread(tmp_path / "a.nii.gz")  # as 3D Slicer reads it
+    ours = nib.load(tmp_path / "a.nii.gz").affine @ (0, 4, 0, 1)
+    place = other.TransformIndexToPhysicalPoint((0, 4, 0))
+    np.testing.assert_allclose(np.asarray(place) * (-1, -1, 1), ours[:3])  # ITK's axes go to left and posterior
+    assert ours[1] > (nib.load(tmp_path / "a.nii.gz").affine @ (0, 0, 0, 1))[1]
+
+    voxels, again = read_nifti(tmp_path / "a.nii.gz")
+    write_nifti(tmp_path / "b.nii.gz", voxels[..., 0], again)  # a mask of it
+    assert nib.load(tmp_path / "b.nii.gz").header == header
 
     load = Compose(
         [

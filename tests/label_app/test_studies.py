@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from monai_lgg.cases import read_labels, read_patient
 from monai_lgg.cli import main
+from monai_lgg.io.nifti import spacing_known
 from monai_lgg.io.reader import CaseReader
 from monai_lgg.label_app.studies import (
     LABELS,
@@ -51,7 +52,8 @@ def test_prepared_volumes_are_flair_with_labels_of_0_and_1(source: Path, tmp_pat
         mask = np.asanyarray(label.dataobj)
         np.testing.assert_array_equal(mask[:, ::-1].transpose(1, 0, 2), read_labels(patient))
         assert set(np.unique(mask)) == {0, 1}
-        assert int(image.header["sform_code"]) == int(image.header["qform_code"]) == 0  # TIFF knows no spacing
+        assert not spacing_known(image.header)
+        assert nib.aff2axcodes(image.affine) == ("L", "A", "S")
 
 
 def test_prepared_slices_are_the_files_with_all_channels(source: Path, tmp_path: Path) -> None:
@@ -114,12 +116,24 @@ def test_labels_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         check_label(image, tmp_path / "seg.nrrd", "a")
 
 
-def test_a_label_of_an_image_without_a_place_may_lie_anywhere(source: Path, tmp_path: Path) -> None:
-    """3D Slicer gives such an image a place of its own and saves the label there."""
+def test_a_label_of_a_prepared_volume_on_a_mirrored_grid_is_refused(source: Path, tmp_path: Path) -> None:
     prepare_studies(source, tmp_path, labelled=0)
     image = next(tmp_path.glob("*.nii.gz"))
-    shape = nib.load(image).shape
-    check_label(image, save(tmp_path / "labels" / "l.nii.gz", np.ones(shape, np.uint8), np.diag([-1, -1, 1, 1.0])), "l")
+    label = np.ones(nib.load(image).shape, np.uint8)
+    affine = nib.load(image).affine
+    check_label(image, save(tmp_path / "labels" / "same.nii.gz", label, affine), "l")  # as 3D Slicer saves it
+    mirrored = nib.as_closest_canonical(nib.Nifti1Image(label, affine)).affine
+    with pytest.raises(ValueError, match=r"its corners lie up to .* voxels from"):
+        check_label(image, save(tmp_path / "labels" / "mirrored.nii.gz", label, mirrored), "l")
+
+
+def test_a_label_of_an_image_without_a_place_may_lie_anywhere(tmp_path: Path) -> None:
+    """Viewers make up a place for such an image, and save the label there."""
+    label = np.ones((6, 5, 4), np.uint8)
+    image = nib.Nifti1Image(label, None)
+    nib.save(image, tmp_path / "a.nii.gz")
+    place = np.diag([-1, -1, 1, 1.0])
+    check_label(tmp_path / "a.nii.gz", save(tmp_path / "l.nii.gz", label, place), "l")
 
 
 def test_slices_belong_to_their_patient_and_volumes_stand_alone() -> None:
