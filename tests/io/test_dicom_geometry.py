@@ -122,6 +122,23 @@ def test_outside_is_the_lowest_value_and_is_counted() -> None:
     assert covered((10, 4, 4), own, target, (10, 4, 4)) == pytest.approx(0.5)
 
 
+def test_rounded_headers_and_small_shifts_blank_no_end_slice() -> None:
+    """Slices at the same places, with twice the matrix, oblique; positions and directions of six digits."""
+    target = affine_of(PLANES["oblique"], (32, 32, 6), (8.0, 8.0, 6.5))
+    own = affine_of(PLANES["oblique"], (64, 64, 6), (4.0, 4.0, 6.5))
+    own[:3, 3] = np.round(target[:3, 3] - own[:3, :2].sum(axis=1) / 2, 3)  # the centres of the corner voxels
+    own[:3, :3] = np.round(own[:3, :3], 4)
+    volume = np.full((64, 64, 6), 300.0)
+    volume[0, 0] = 0
+    np.testing.assert_allclose(resample(volume, own, target, (32, 32, 6))[2:-2, 2:-2], 300)
+    own[:3, 3] += 0.4 * own[:3, 2]  # less than half a slice
+    np.testing.assert_allclose(resample(volume, own, target, (32, 32, 6))[2:-2, 2:-2], 300)
+    own[:3, 3] += 0.2 * own[:3, 2]
+    found = resample(volume, own, target, (32, 32, 6))[2:-2, 2:-2]
+    assert (found[..., 0] == 0).all()
+    np.testing.assert_allclose(found[..., 1:], 300)
+
+
 def test_doubled_by_another_image(tmp_path: Path) -> None:
     paths = write(tmp_path / "s", voxels(), affine_of(AXIAL))
     copy(paths[2], tmp_path / "s" / "again")

@@ -18,6 +18,8 @@ SAME_SPACING = 1e-3
 OFF_PLACE = 0.05
 #: Slices nearer to each other than this, in mm, lie at one position.
 SAME_POSITION = 0.01
+#: How far a voxel reaches from its centre, in voxels: half, and what the rounding of headers adds.
+HALF = 0.501
 PLANES = ("sagittal", "coronal", "axial")
 
 
@@ -168,6 +170,8 @@ def resample(
 ) -> np.ndarray:
     """A volume on another grid; outside it is the volume's lowest value.
 
+    A volume reaches half a voxel beyond the centres of its outermost voxels, whose values it has there.
+
     Args:
         volume: (X, Y, Z).
         affine: of the volume, RAS, mm.
@@ -176,11 +180,20 @@ def resample(
         order: 1 interpolates linearly, 0 takes the nearest voxel.
     """
     way = np.linalg.inv(affine) @ target
-    return np.asarray(
-        affine_transform(
-            volume, way[:3, :3], way[:3, 3], tuple(shape), order=order, mode="constant", cval=float(volume.min())
-        )
+    moved = np.asarray(
+        affine_transform(volume, way[:3, :3], way[:3, 3], tuple(shape), order=order, mode="nearest"), volume.dtype
     )
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    for k in range(shape[2]):  # one by one, to spare memory
+        at = [line[0] * rows + line[1] * columns + (line[2] * k + line[3]) for line in way[:3]]
+        inside = [_within(along, size) for along, size in zip(at, volume.shape, strict=True)]
+        moved[..., k][~np.logical_and.reduce(inside)] = volume.min()
+    return moved
+
+
+def _within(voxel: np.ndarray, size: int) -> np.ndarray:
+    """Where coordinates, in voxels, lie within ``size`` of them."""
+    return np.asarray((voxel >= -HALF) & (voxel <= size - 1 + HALF))
 
 
 def covered(shape: Sequence[int], affine: np.ndarray, target: np.ndarray, target_shape: Sequence[int]) -> float:
@@ -189,6 +202,5 @@ def covered(shape: Sequence[int], affine: np.ndarray, target: np.ndarray, target
         np.meshgrid(*[np.linspace(0, size - 1, min(size, 24)) for size in target_shape], indexing="ij"), axis=-1
     ).reshape(-1, 3)
     way = np.linalg.inv(affine) @ target
-    inside = points @ way[:3, :3].T + way[:3, 3]
-    limits = np.asarray(shape) - 0.5
-    return float(((inside > -0.5) & (inside < limits)).all(axis=1).mean())
+    at = points @ way[:3, :3].T + way[:3, 3]
+    return float(np.all([_within(at[:, axis], size) for axis, size in enumerate(shape)], axis=0).mean())
