@@ -1,5 +1,6 @@
 """What a prediction is run on: patient folders, TIFFs, NIfTI volumes and DICOM studies, as one record a case."""
 
+import logging
 import os
 import re
 from collections.abc import Iterable
@@ -8,9 +9,14 @@ from typing import Any
 
 from monai_lgg.cases import parse_slice_name, patient_folders, read_patient, volume_records
 from monai_lgg.io.dicom import find_dicom, is_dicom, require_dicom
-from monai_lgg.io.nifti import is_nifti
+from monai_lgg.io.nifti import SUFFIXES, is_nifti
 from monai_lgg.io.tiff import is_tiff
 from monai_lgg.saving import MANIFEST, TABLE
+
+#: Inputs that were left out, of which so many are named.
+NAMED = 5
+
+_log = logging.getLogger(__name__)
 
 
 def prediction_records(
@@ -83,17 +89,41 @@ def _records_of(path: Path, files: list[str]) -> list[dict[str, Any]]:
         return [] if parsed is not None and parsed[2] else [_file_record(path)]  # a mask is no case
     if any(parse_slice_name(item.name) for item in path.iterdir() if item.is_file()):
         return [_patient_record(path)]
-    records = [_patient_record(folder) for folder in patient_folders(path)]
-    records += [
-        _file_record(item) for item in sorted(path.iterdir()) if is_nifti(item) and not item.name.startswith(".")
-    ]
+    patients = patient_folders(path)
+    visible = sorted(item for item in path.iterdir() if not item.name.startswith("."))
+    volumes = [item for item in visible if is_nifti(item) and not _is_mask(item)]
+    records = [*map(_patient_record, patients), *map(_file_record, volumes)]
     found = find_dicom([path])
     files += found
+    left = [item.name for item in visible if item not in patients and _has_other_images(item)]
+    if left:
+        _log.warning(
+            f"{path}: not predicted: {', '.join(left[:NAMED])}{', ...' if len(left) > NAMED else ''} (neither patient "
+            "folders nor NIfTI volumes); give them as inputs of their own"
+        )
     if not records and not found:
         raise ValueError(
             f"{path}: no patient folders (<patient>/<patient>_<n>.tif), no .nii or .nii.gz files and no DICOM files"
         )
     return records
+
+
+def _is_mask(volume: Path) -> bool:
+    """``x_mask.nii.gz`` beside ``x.nii.gz``."""
+    name = _stem(volume)
+    return name.endswith("_mask") and any(
+        volume.with_name(name.removesuffix("_mask") + suffix).exists() for suffix in SUFFIXES
+    )
+
+
+def _has_other_images(item: Path) -> bool:
+    """A TIFF file, or a folder with images below it that is not the output of a prediction."""
+    if not item.is_dir():
+        return is_tiff(item)
+    if (item / TABLE).exists():
+        return False
+    inside = (Path(folder, file) for folder, _, files in os.walk(item) for file in files)
+    return any((is_tiff(file) or is_nifti(file)) and not file.name.startswith(".") for file in inside)
 
 
 def _patient_record(folder: Path) -> dict[str, Any]:
@@ -111,10 +141,12 @@ def _patient_record(folder: Path) -> dict[str, Any]:
 def _file_record(path: Path) -> dict[str, Any]:
     if not (is_tiff(path) or is_nifti(path)):
         raise ValueError(f"input {path}: unknown format; give .tif, .tiff, .nii, .nii.gz, DICOM or a folder")
-    name = path.name
-    for suffix in (".nii.gz", path.suffix):
-        name = name.removesuffix(suffix)
-    return {"image": [str(path)], "case": _safe_name(name)}
+    return {"image": [str(path)], "case": _safe_name(_stem(path))}
+
+
+def _stem(path: Path) -> str:
+    """The name without ``.nii.gz`` or another suffix."""
+    return path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
 
 
 def _safe_name(text: str) -> str:

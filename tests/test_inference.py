@@ -106,6 +106,30 @@ def test_tiff_folder_to_nifti_comes_back_in_place(threshold_bundle: Path, tmp_pa
     np.testing.assert_array_equal(voxels[:, ::-1].transpose(1, 0, 2), mask)
 
 
+def test_what_a_folder_has_beside_its_cases_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = tmp_path / "in"
+    write_patient(root, "p", pattern(16, 16, 2))
+    volume = nib.Nifti1Image(np.ones((4, 4, 2), np.uint8), np.eye(4))
+    (root / "B" / "deep").mkdir(parents=True)
+    (root / "earlier").mkdir()
+    for place in ("C.nii.gz", "C_mask.nii.gz", "D_mask.nii", "B/deep/x.nii", "earlier/y_mask.nii.gz"):
+        nib.save(volume, root / place)
+    (root / "earlier" / "results.csv").touch()
+    (root / "data.csv").touch()
+    tifffile.imwrite(root / "stack.tif", np.ones((3, 4, 4), np.uint8))
+    records = prediction_records(root)
+    assert [record["case"] for record in records] == ["p", "C", "D_mask"]
+    (line,) = caplog.messages
+    assert "not predicted: B, stack.tif (neither" in line
+    assert [record["case"] for record in prediction_records(root / "stack.tif")] == ["stack"]
+
+
+def test_names_lose_their_suffix_whatever_its_case(tmp_path: Path) -> None:
+    for name in ("X.NII.GZ", "y.nii", "z.TIF"):
+        (tmp_path / name).touch()
+    assert [prediction_records(path)[0]["case"] for path in sorted(tmp_path.iterdir())] == ["X", "y", "z"]
+
+
 AFFINES = {
     "RAS": np.diag([0.9, 0.9, 5.0, 1]),
     "LPS": np.diag([-0.9, -0.9, 5.0, 1]),

@@ -7,7 +7,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from monai_lgg.errors import disk_error
@@ -78,14 +78,30 @@ def partial_folder(final: Path) -> Iterator[Path]:
 
 
 def replace_folder(partial: Path, final: Path) -> None:
-    """Rename ``partial`` to ``final``, in the place of what is there; where two do so at a time, one of them stays."""
+    """Rename ``partial`` to ``final``, in the place of what is there; where two do so at a time, one of them stays.
+
+    What is there is renamed before it is removed, so nobody sees a half of it, and a call that is killed leaves none.
+    """
     for left in reversed(range(TRIES)):
-        shutil.rmtree(final, ignore_errors=True)
+        old = final.with_name(f".{final.name}.{_unique()}")
+        with suppress(FileNotFoundError):
+            os.replace(final, old)
         try:
             return os.replace(partial, final)
         except OSError as error:  # another process was quicker
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not left:
+                with suppress(OSError):
+                    os.replace(old, final)
                 raise
+        finally:
+            _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -95,10 +111,7 @@ def remove_leftovers(folder: Path) -> None:
         match = _PARTIAL.match(path.name)
         if not match or here not in path.name or _is_alive(int(match["process"])):
             continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(path)
 
 
 def _is_alive(process: int) -> bool:

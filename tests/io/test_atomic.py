@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,16 +42,6 @@ def test_a_folder_that_comes_back_between_is_replaced(tmp_path: Path, monkeypatc
     assert (final / "mask").read_text() == "own"
 
 
-def test_what_cannot_be_replaced_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    final = tmp_path / "case"
-    final.mkdir()
-    (final / "kept").write_text("")
-    monkeypatch.setattr("shutil.rmtree", lambda *_args, **_options: None)
-    with pytest.raises(OSError, match="not empty"), partial_folder(final) as partial:
-        replace_folder(partial, final)
-    assert (final / "kept").exists()
-
-
 def test_text_with_a_file_name_that_is_no_utf_8(tmp_path: Path) -> None:
     atomic_text(tmp_path / "a.csv", "M\udcfcller,Müller\n")
     assert (tmp_path / "a.csv").read_text(encoding="utf-8") == "M\\udcfcller,Müller\n"
@@ -82,3 +73,47 @@ with partial_folder(pathlib.Path(sys.argv[1], "case")):
     atomic_write(tmp_path / "mine.pt", lambda partial: (partial.write_text("half"), remove_leftovers(tmp_path)))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.pt"]
     assert ended.wait() == -9
+
+
+def test_a_folder_is_replaced_whole_and_kept_when_it_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    final, new, linked = tmp_path / "case", tmp_path / "new", tmp_path / "elsewhere"
+    for folder in (final, new, linked):
+        folder.mkdir()
+        (folder / "who").write_text(folder.name)
+    replace = os.replace
+
+    def fail(source: Path, target: Path) -> None:
+        if source == new:
+            raise PermissionError(13, "no")
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", fail)
+        with pytest.raises(PermissionError):
+            replace_folder(new, final)
+    assert (final / "who").read_text() == "case"
+    shutil.rmtree(final)
+    final.symlink_to(linked)
+    replace_folder(new, final)
+    assert (final / "who").read_text() == "new"
+    assert not final.is_symlink()
+    assert (linked / "who").read_text() == "elsewhere"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["case", "elsewhere"]
+
+
+def test_two_processes_replace_a_folder_again_and_again(tmp_path: Path) -> None:
+    code = """
+import pathlib, sys
+from monai_lgg.io.atomic import partial_folder, replace_folder
+final = pathlib.Path(sys.argv[1], "case")
+for k in range(200):
+    with partial_folder(final) as partial:
+        for j in range(9):
+            (partial / str(j)).write_text("x")
+        replace_folder(partial, final)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=environment) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["case"]
+    assert len(list((tmp_path / "case").iterdir())) == 9
