@@ -62,6 +62,11 @@ def _tiff_stack(paths: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
                 f"{path}: {_size(pixels)}, but {Path(paths[0]).name} is {_size(slices[0])}; "
                 "all slices of a case must have one size"
             )
+        if pixels.dtype != slices[0].dtype:
+            raise ValueError(
+                f"{path}: {pixels.dtype}, but {Path(paths[0]).name} is {slices[0].dtype}; all slices of a case must "
+                "have one type, because their scales may differ"
+            )
     meta: dict[str, Any] = {"affine": DISPLAY_AFFINE.copy(), "spacing_known": False}
     resolution = resolution_of(paths[0])
     if resolution is not None:

@@ -21,6 +21,8 @@ from monai_lgg.io.atomic import atomic_write
 #: So many channels of ImageJ or OME are those of a case; other numbers are slices, as tifffile writes a bare stack.
 SEQUENCES = 3
 SUFFIXES = (".tif", ".tiff")
+#: Number of the tag that says how rows and columns are to be turned.
+ORIENTATION = 274
 _NOT_PAGES = str.maketrans("", "", "YXS")
 
 #: RAS affine of (row, column, slice) in radiological display: rows run to posterior, columns to the patient's
@@ -73,10 +75,13 @@ def _read(path: PathLike) -> tuple[np.ndarray, str]:
     try:
         with tifffile.TiffFile(path) as tif:
             _check_complete(tif, Path(path).stat().st_size)
-            if len(tif.series) != 1:
-                raise ValueError(f"holds {len(tif.series)} images of different kind; one series is needed")
             series = tif.series[0]
-            pixels, axes = _least_is_black(series.asarray(), series.keyframe.photometric), series.axes
+            if len({(of.shape, of.dtype, of.axes) for of in tif.series}) != 1:
+                raise ValueError(f"holds {len(tif.series)} images of different kind; one series is needed")
+            _check_upright(series.keyframe)
+            images = [_least_is_black(of.asarray(), of.keyframe.photometric) for of in tif.series]
+            alone = len(images) == 1  # else pages that were written one by one
+            pixels, axes = (images[0], series.axes) if alone else (np.stack(images), "Q" + series.axes)
             if "C" in axes and "S" not in axes and pixels.shape[axes.index("C")] == SEQUENCES:
                 axes = axes.replace("C", "S")  # channels of ImageJ and OME
             if len(axes.translate(_NOT_PAGES)) > 1:
@@ -92,7 +97,16 @@ def _read(path: PathLike) -> tuple[np.ndarray, str]:
         raise ValueError(f"{path}: not a readable TIFF ({error}); fetch or export the file again") from error
     if not np.isfinite(pixels).all():
         raise ValueError(f"{path}: has NaN or infinite pixels; replace them first")
-    return pixels, axes
+    return pixels.astype(np.uint8) if pixels.dtype == bool else pixels, axes
+
+
+def _check_upright(page: Any) -> None:
+    """TIFF's tag for images that are stored turned or mirrored, which the program that shows them is to undo."""
+    tag = page.tags.get(ORIENTATION)
+    if tag is not None and tag.value != tifffile.ORIENTATION.TOPLEFT:
+        raise ValueError(
+            f"its rows and columns are stored turned or mirrored (Orientation {int(tag.value)}); save it upright"
+        )
 
 
 def _least_is_black(pixels: np.ndarray, photometric: int) -> np.ndarray:
@@ -151,7 +165,7 @@ def resolution_of(path: PathLike) -> tuple[Any, ...] | None:
     if 0 in (values[0].value[1], values[1].value[1]):
         return None  # 0/0, as some programs write for unknown
     unit = int(values[2].value) if values[2] is not None else 2  # the standard's default: inch
-    return None if unit == 1 else (values[0].value, values[1].value, unit)
+    return None if unit not in (2, 3) else (values[0].value, values[1].value, unit)
 
 
 def write_tiff(path: PathLike, pixels: np.ndarray, resolution: tuple[Any, ...] | None = None) -> None:

@@ -112,3 +112,11 @@ def test_mixed_kinds(tmp_path: Path) -> None:
 def test_no_files() -> None:
     with pytest.raises(ValueError, match="a case without files"):
         CaseReader().get_data([])
+
+
+def test_slices_of_two_types_are_no_case(tmp_path: Path) -> None:
+    paths = [str(tmp_path / f"a_{k}.tif") for k in (1, 2)]
+    tifffile.imwrite(paths[0], np.ones((4, 5), np.uint8))
+    tifffile.imwrite(paths[1], np.ones((4, 5), np.uint16))
+    with pytest.raises(ValueError, match=r"a_2.tif: uint16, but a_1.tif is uint8; all slices of a case must have one"):
+        CaseReader().get_data(paths)

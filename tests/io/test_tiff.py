@@ -1,6 +1,7 @@
 """Every image here is non-square and asymmetric, so that a transposed one cannot pass."""
 
 import importlib.util
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,38 @@ def test_nan(tmp_path: Path, value: float) -> None:
     pixels[1, 2] = value
     with pytest.raises(ValueError, match=r"a\.tif: has NaN or infinite pixels"):
         read_tiff(save(tmp_path / "a.tif", pixels))
+
+
+def test_an_unknown_unit_of_the_resolution_is_none(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.tif", counting(H, W), resolution=(10, 10), resolutionunit=3)
+    raw = path.read_bytes()
+    entry = struct.pack("<HHII", 296, 3, 1, 3)
+    assert entry in raw
+    path.write_bytes(raw.replace(entry, struct.pack("<HHII", 296, 3, 1, 7)))
+    assert resolution_of(path) is None
+
+
+def test_pages_that_were_written_one_by_one_are_slices(tmp_path: Path) -> None:
+    pages = [counting(H, W), counting(H, W) + 50, counting(H, W) + 100]
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for page in pages:
+            file.write(page)
+    np.testing.assert_array_equal(read_tiff_volume(tmp_path / "a.tif")[..., 0], np.stack(pages, axis=-1))
+
+
+@pytest.mark.parametrize("orientation", [2, 4, 6])
+def test_a_turned_image_is_refused(tmp_path: Path, orientation: int) -> None:
+    save(tmp_path / "upright.tif", counting(H, W), extratags=[(274, 3, 1, 1, True)])
+    assert read_tiff(tmp_path / "upright.tif").shape[:2] == (H, W)
+    path = save(tmp_path / "a.tif", counting(H, W), extratags=[(274, 3, 1, orientation, True)])
+    with pytest.raises(ValueError, match=rf"turned or mirrored \(Orientation {orientation}\); save it upright"):
+        read_tiff(path)
+
+
+def test_one_bit_is_a_number(tmp_path: Path) -> None:
+    found = read_tiff(save(tmp_path / "a.tif", counting(H, W) % 2 == 0))
+    assert found.dtype == np.uint8
+    assert set(np.unique(found)) == {0, 1}
 
 
 def test_pages_of_different_size(tmp_path: Path) -> None:
