@@ -24,7 +24,7 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from monai_lgg import __version__
-from monai_lgg.backends import MULTIPLE, check_name, export_onnx, openvino_model, quantize
+from monai_lgg.backends import INT8_FILE, MULTIPLE, check_name, export_onnx, openvino_model, quantize
 from monai_lgg.bundle import is_shipped, stored_settings, training_split, workflow
 from monai_lgg.cases import intensity_range
 from monai_lgg.errors import UsageError, deepest
@@ -39,8 +39,6 @@ FORMATS = {
     "tensorrt": (".engine", ".plan"),
     "int8": (".zip",),
 }
-#: Where ``predict`` looks for the INT8 network of a bundle.
-INT8_FILE = Path("models", "model.int8.zip")
 #: Name of the metadata in a TorchScript file, the one that MONAI's load_net_with_metadata reads.
 EXTRA_FILE = "metadata.json"
 #: Patients, and slices of each, that the INT8 network is calibrated with.

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from monai.data import list_data_collate
 
-from monai_lgg.backends import BackendError
+from monai_lgg.backends import INT8_FILE, BackendError
 from monai_lgg.bundle import OVERRIDES, keep_freed_memory, read_config, return_freed_memory, workflow
 from monai_lgg.errors import DiskError, deepest
 from monai_lgg.inferers import BackendInferer
@@ -43,6 +43,7 @@ MADE_FROM = {
     "input": "input",
     "input_sha256": "content of the input",
     "weights_sha256": "weights",
+    "int8_sha256": "INT8 file",
     "config_sha256": "configuration of the bundle",
     "settings": "settings",
 }
@@ -149,11 +150,18 @@ class Predictor:
 
 
 def _made_by(bundle: Path, settings: Mapping[str, Any], ensemble: bool) -> dict[str, Any]:
+    int8 = {"int8_sha256": _hash([_int8_file(bundle, settings)])} if settings.get("precision") == "int8" else {}
     return {
         "weights_sha256": weights_sha256(bundle, ensemble),
+        **int8,
         "config_sha256": _hash(bundle / "configs" / name for name in CONFIGS),
         "settings": {**settings, **({"ensemble": True} if ensemble else {})},
     }
+
+
+def _int8_file(bundle: Path, settings: Mapping[str, Any]) -> Path:
+    """By the settings, or where ``inference.json`` has it."""
+    return Path(settings.get("int8_file") or bundle / INT8_FILE)
 
 
 def _run(

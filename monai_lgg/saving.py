@@ -16,6 +16,7 @@ from monai.transforms import MapTransform
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from torch.nn.functional import interpolate
 
+from monai_lgg.cases import missing_numbers
 from monai_lgg.components import component_sizes
 from monai_lgg.decision import decide
 from monai_lgg.diameter import longest_axial_diameter
@@ -171,7 +172,7 @@ class SaveCased(MapTransform):
             self.reference,
             low_confidence=self.low_confidence,
         )
-        flags += _lost_files(record)
+        flags += [*_lost_files(record), *_lost_slices(record)]
         return {
             "confidence": None if math.isnan(expected) else round(expected, 4),
             "largest_probability": round(float(values.max()), 4),
@@ -191,6 +192,15 @@ def _lost_files(record: Mapping[Hashable, Any]) -> list[Flag]:
         return []
     reason = f"{count} file(s) beside FLAIR cannot be read (damaged, or no permission); another series may lack images"
     return [Flag("unreadable files", reason)]
+
+
+def _lost_slices(record: Mapping[Hashable, Any]) -> list[Flag]:
+    """By the numbers in the names of a patient's slices."""
+    numbers = [int(number) for number in record.get("slices", [])]
+    gaps = missing_numbers(numbers, min(numbers)) if numbers else []
+    if not gaps:
+        return []
+    return [Flag("missing slices", f"no slice {', '.join(gaps)}; those beside were taken for neighbours")]
 
 
 def _on_grid(image: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

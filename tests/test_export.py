@@ -15,9 +15,9 @@ from monai.inferers import Inferer
 
 from monai_lgg import bundle as bundles
 from monai_lgg import export as exports
-from monai_lgg.backends import available, load_backend
+from monai_lgg.backends import INT8_FILE, available, load_backend
 from monai_lgg.bundle import bundle_names, find_bundle, workflow
-from monai_lgg.export import FORMATS, INT8_FILE, describe, export_bundle
+from monai_lgg.export import FORMATS, describe, export_bundle
 from monai_lgg.splits import save_split, split_patients
 from tests.test_bundle_journeys import small
 

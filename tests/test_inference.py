@@ -14,7 +14,7 @@ import torch
 from monai.inferers import SimpleInferer
 
 from monai_lgg import inference, saving
-from monai_lgg.backends import BackendError, available
+from monai_lgg.backends import INT8_FILE, BackendError, available
 from monai_lgg.bundle import prepare_run
 from monai_lgg.cases import read_labels, read_patients
 from monai_lgg.inference import predict, write_table
@@ -271,6 +271,31 @@ def test_only_the_same_input_and_settings_are_skipped(threshold_bundle: Path, tm
     torch.save(BrightFlair(0.5).state_dict(), threshold_bundle / "models" / "model.pt")
     assert "made from other weights" in predict(records, threshold_bundle, out)[0].error
     assert predict(records, threshold_bundle, out, overwrite=True)[0].status == "done"
+
+
+def test_masks_of_another_int8_network_are_not_the_same(threshold_bundle: Path, tmp_path: Path) -> None:
+    file, other = threshold_bundle / INT8_FILE, tmp_path / "other.zip"
+    file.write_bytes(b"one")
+    other.write_bytes(b"two")
+    int8 = {"precision": "int8"}
+    first = inference._made_by(threshold_bundle, int8, ensemble=False)
+    assert inference._made_by(threshold_bundle, int8, ensemble=False) == first
+    own = inference._made_by(threshold_bundle, {**int8, "int8_file": str(other)}, ensemble=False)
+    file.write_bytes(b"two")
+    again = inference._made_by(threshold_bundle, int8, ensemble=False)
+    assert first["int8_sha256"] != again["int8_sha256"] == own["int8_sha256"]
+    assert "int8_sha256" not in inference._made_by(threshold_bundle, {}, ensemble=False)
+
+
+def test_slices_missing_in_between_are_flagged(threshold_bundle: Path, tmp_path: Path) -> None:
+    folder = write_patient(tmp_path / "in", "p", pattern(32, 40, 6))
+    for number in (3, 4):
+        for path in folder.glob(f"p_{number}*.tif"):
+            path.unlink()
+    (folder / "p_1.tif").unlink()  # what is missing at an end nobody can tell
+    predict(prediction_records(folder), threshold_bundle, tmp_path / "out")
+    flags = json.loads((tmp_path / "out" / "p" / "result.json").read_text())["flags"]
+    assert {"name": "missing slices", "reason": "no slice 3 to 4; those beside were taken for neighbours"} in flags
 
 
 def test_a_case_whose_masks_were_removed_is_done_again(threshold_bundle: Path, tmp_path: Path) -> None:

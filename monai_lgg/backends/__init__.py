@@ -6,7 +6,7 @@ which may be deleted at any time.
 """
 
 from monai_lgg.backends.graphs import MULTIPLE, weights_hash
-from monai_lgg.backends.int8 import AGREEMENT, quantize
+from monai_lgg.backends.int8 import AGREEMENT, INT8_FILE, quantize
 from monai_lgg.backends.loading import (
     BACKENDS,
     PRECISIONS,
@@ -23,6 +23,7 @@ from monai_lgg.backends.packages import require
 __all__ = [
     "AGREEMENT",
     "BACKENDS",
+    "INT8_FILE",
     "MULTIPLE",
     "PRECISIONS",
     "Backend",

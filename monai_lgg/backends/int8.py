@@ -16,6 +16,8 @@ from monai_lgg.backends.packages import require
 #: A U-Net whose masks agreed to 0.998 kept the mean Dice of 16 real patients to 0.0001 (single ones to 0.007); where
 #: they agreed to 0.98 or less, each patient lost or won 0.001 to 0.02.
 AGREEMENT = 0.99
+#: Of a bundle's INT8 network, below the bundle.
+INT8_FILE = Path("models", "model.int8.zip")
 
 
 def quantize(network: torch.nn.Module, images: Sequence[torch.Tensor], path: Path) -> float:

@@ -1,5 +1,6 @@
 import errno
 import json
+import math
 import os
 import shutil
 import warnings
@@ -164,6 +165,16 @@ def test_images_that_the_header_speaks_of(tmp_path: Path) -> None:
     write(tmp_path / "f", voxels(), AXIAL, ImagesInAcquisition=7)[-1].unlink()  # the last: distances do not tell
     (record,) = records(tmp_path)
     assert facts(record)["notes"] == ["FLAIR has 6 images, but its header speaks of 7; slices may be missing"]
+
+
+def test_every_second_slice_is_gone(tmp_path: Path) -> None:
+    gap = math.hypot(*AXIAL[:3, 2])
+    paths = write(tmp_path / "f", voxels(), AXIAL, SpacingBetweenSlices=gap)
+    assert facts(records(tmp_path)[0])["notes"] == []
+    for path in paths[1::2]:
+        path.unlink()
+    (note,) = facts(records(tmp_path)[0])["notes"]
+    assert note == f"slices are {2 * gap:.2f} mm apart, 2 times what the header states; some may be missing in between"
 
 
 def test_several_flair(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ class Header:
     columns: int
     frames: tuple[Frame, ...]
     thickness: float | None
+    slice_spacing: float | None
     repetition_time: float | None
     echo_time: float | None
     inversion_time: float | None
@@ -154,6 +155,7 @@ def _header(path: str, data: Dataset) -> Header:
         columns=columns,
         frames=tuple(_frame(group) for group in groups or [data]),
         thickness=_number(first, "SpacingBetweenSlices") or _number(first, "SliceThickness"),
+        slice_spacing=_number(first, "SpacingBetweenSlices"),
         repetition_time=_number(first, "RepetitionTime"),
         echo_time=_number(first, "EchoTime") or _number(first, "EffectiveEchoTime"),
         inversion_time=_number(first, "InversionTime") or _number(first, "InversionTimes"),

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from monai_lgg.io.dicom.damaged import Damaged, by_study, damaged, may_belong
-from monai_lgg.io.dicom.geometry import Stack, covered, stack
+from monai_lgg.io.dicom.geometry import OFF_PLACE, Stack, covered, stack
 from monai_lgg.io.dicom.headers import Header, read_header
 from monai_lgg.io.dicom.sequences import has_contrast, in_words, is_derived, is_flair, is_localizer, t1_role
 
@@ -160,7 +162,7 @@ class _Study:
         flair = self._flair(series)
         self._check_whole(flair)
         pre, post, notes = self._companions(series, flair)
-        notes = [*flair.notes, *self._end_notes(flair), *notes]
+        notes = [*flair.notes, *self._end_notes(flair), *_regular_notes(flair), *notes]
         for note in notes:
             _log.info("%s: %s", case, note)
         chosen = {"pre": pre, "flair": flair, "post": post}
@@ -258,6 +260,18 @@ class _Study:
         if self.identify:
             facts |= {"series_description": first.description, "series_instance_uid": first.series}
         return facts
+
+
+def _regular_notes(flair: Series) -> list[str]:
+    """Every second slice missing, say; distances alone do not tell, and some scanners state the gap in this field."""
+    stated, stack = flair.first.slice_spacing, flair.stack
+    if not stated or stated <= 0 or not isinstance(stack, Stack) or stack.shape[2] == 1:
+        return []
+    gap = float(np.linalg.norm(stack.affine[:3, 2]))
+    times = round(gap / stated)
+    if times < 2 or abs(gap / stated - times) > OFF_PLACE:
+        return []
+    return [f"slices are {gap:.2f} mm apart, {times} times what the header states; some may be missing in between"]
 
 
 def _usable(headers: list[Header]) -> Series:
