@@ -33,6 +33,13 @@ OVERRIDES = "overrides.json"
 _NUMBER = re.compile(r"[-+]?(\d+\.\d*|\.\d+)([eE][-+]?\d+)?")
 #: In ``models``: what the scans of the training look like.
 REFERENCE = "reference.json"
+#: Keys that have options of their own, which warn of patients seen in training, among other things.
+OPTIONS = {
+    "dataset_dir": "--data",
+    "split_file": "--split",
+    "part": "--part",
+    "results_dir": "--output",
+}
 #: Numbers of glibc's mallopt options (malloc.h).
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 #: Their values where nothing was set.
@@ -163,8 +170,8 @@ def parse_settings(settings: tuple[str, ...], files: list[Path]) -> dict[str, An
     """``key=value`` pairs as a dictionary; values are JSON, else text; ``loss`` may be a name.
 
     Raises:
-        UsageError: no ``=``, a key that the configuration does not have (MONAI itself would ignore it), or an unknown
-            loss.
+        UsageError: no ``=``, a key that the configuration does not have (MONAI itself would ignore it) or that is one
+            of :data:`OPTIONS`, or an unknown loss.
     """
     parser = read_config(files)
     result = {}
@@ -173,6 +180,8 @@ def parse_settings(settings: tuple[str, ...], files: list[Path]) -> dict[str, An
         if not equals:
             raise UsageError(f"{setting!r}: give key=value")
         _check_key(parser, key)
+        if key in OPTIONS:
+            raise UsageError(f"setting {key!r} would go round the checks of {OPTIONS[key]}; give that instead")
         result[key] = setting_value(text)
         if key == "loss" and isinstance(result[key], str) and not result[key].startswith(("@", "$")):
             result[key] = find_loss(result[key])

@@ -174,8 +174,8 @@ def evaluate_once(
     """
     split = load_split(split_file or run / "eval" / "split.json", dataset_dir)
     chosen = bundles.parse_settings(settings, [run / "configs" / name for name in ("train.json", "evaluate.json")])
-    part, fold = chosen.get("part", "test"), chosen.get("fold", bundles.stored_settings(run).get("fold", 0))
-    names = None if part == "all" else sorted(split.part(part, fold))
+    fold = chosen.get("fold", bundles.stored_settings(run).get("fold", 0))
+    names = sorted(split.part("test", fold))
     made_from = {
         "weights_sha256": weights_hash(run),
         "split_sha256": split_hash(split),
