@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 
 from monai_lgg.bundle import find_bundle, read_config
 
@@ -77,3 +78,25 @@ def transforms(config: Any) -> Any:
         yield item
         if "transforms" in item:
             yield from transforms(item)
+
+
+@pytest.mark.parametrize("name", ["unet_128", "resunet_128", "deeplab_128", "resnext50_unet"])
+def test_a_resized_mask_stays_on_its_image(name: str) -> None:
+    """A disc in both: half a pixel's shift, as of interpolation by the nearest pixel's corner, would be learned."""
+    parser = read_config([find_bundle(name) / "configs" / "train.json"])
+    key = "fit" if name.endswith("128") else "augment"
+    steps = [
+        item for item in transforms(parser[key]) if item["_target_"] in ("RandScaleCropd", "Resized", "AsDiscreted")
+    ]
+    parser[key] = {"_target_": "Compose", "transforms": steps}
+    resize = parser.get_parsed_content(key).set_random_state(1)
+    rows, columns = torch.meshgrid(torch.arange(256.0), torch.arange(256.0), indexing="ij")
+    for radius in (20, 31, 42):
+        disc = ((rows - 120) ** 2 + (columns - 131) ** 2 <= radius**2).float()[None]
+        found = resize({"image": disc, "label": disc})
+        image, label = (torch.as_tensor(found[part])[0] for part in ("image", "label"))
+        assert set(label.unique().tolist()) == {0, 1}
+        for axis in (0, 1):
+            places = torch.arange(len(label)).float()
+            middles = [float((part.sum(dim=1 - axis) * places).sum() / part.sum()) for part in (image, label)]
+            assert middles[0] == pytest.approx(middles[1], abs=0.15)
