@@ -66,7 +66,7 @@ class Comparison:
             Column("median", "Median", _digits(self.metric)),
             Column("difference", "Difference to next", _digits(self.metric)),
             Column("difference_ci95", "95 % CI", _digits(self.metric)),
-            Column("p_value", "Wilcoxon p", 4),
+            Column("p_value", "Wilcoxon p", 4, positive=True),
             *(_column(name, find_metric(name), unit) for name in SHOWN if name != self.metric.name),
             Column("slice_dice", "Slice Dice"),
             Column("convention", "in the convention"),
@@ -92,6 +92,8 @@ class Comparison:
 
 
 def _digits(metric: Metric) -> int:
+    if metric.name in ("brier", "ece"):  # over all voxels, most of them background
+        return 5
     return 1 if metric.unit else 3
 
 

@@ -1,6 +1,6 @@
 """Dictionary transforms that MONAI lacks."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ LUMA = (0.299, 0.587, 0.114)
 class ThreeSequencesd(MapTransform):
     """Makes (pre-contrast, FLAIR, post-contrast) of an image: FLAIR alone is repeated, as the data's authors did.
 
-    A volume's contrast sequence that is one grey throughout, as exports leave one that is missing, becomes FLAIR too.
+    A volume's contrast sequence that is one grey throughout, as exports leave one that is missing, becomes FLAIR too,
+    and so do its slices, which :func:`monai_lgg.cases.volume_ranges` has given the ``intensity_range`` of FLAIR.
     The record's ``missing_sequences`` then says which were missing, that is equal to FLAIR: empty, ``pre``, ``post`` or
     ``pre+post``. For a slice it speaks of that slice alone, in which all three may be black.
 
@@ -39,23 +40,24 @@ class ThreeSequencesd(MapTransform):
                     f"{_name(record, key)}: {image.shape[0]} channels; give 1 (FLAIR) or 3 (pre-contrast, FLAIR, "
                     "post-contrast)"
                 )
-            record[key] = _filled(record[key])
+            record[key] = _filled(record[key], record.get("intensity_range"))
             pre, flair, post = record[key]
             equal = {"pre": torch.equal(pre, flair), "post": torch.equal(post, flair)}
             record["missing_sequences"] = "+".join(name for name, missing in equal.items() if missing)
         return record
 
 
-def _filled(image: torch.Tensor) -> torch.Tensor:
-    """A volume (3, H, W, D) with FLAIR where another sequence is of one grey; a slice (3, H, W) as it is."""
-    if image.ndim == 3:
-        return image
-    pre, flair, post = (bool(channel.min() == channel.max()) for channel in map(np.asarray, image))
-    if flair or not (pre or post):
+def _filled(image: torch.Tensor, ranges: Sequence[Sequence[float]] | None) -> torch.Tensor:
+    """A volume (3, H, W, D), or a slice (3, H, W) of one, with FLAIR where another sequence is of one grey."""
+    grey = [bool(channel.min() == channel.max()) for channel in map(np.asarray, image)]
+    if image.ndim == 3:  # the slice of a sequence that is there can be black
+        grey = [is_grey and ranges is not None and ranges[k] == ranges[1] for k, is_grey in enumerate(grey)]
+    if grey[1] or not any(grey):
         return image
     filled = image.clone()
-    for channel in [0] * pre + [2] * post:
-        filled[channel] = image[1]
+    for channel in (0, 2):
+        if grey[channel]:
+            filled[channel] = image[1]
     return filled
 
 

@@ -284,3 +284,26 @@ def test_an_empty_volume_stays_one() -> None:
     for item in PERTURBATIONS.values():
         for one in item.strengths:
             assert np.isfinite(item.apply(black, one).sequences).all(), (item.name, one.level)
+
+
+@pytest.mark.parametrize("slices", [12, 20, 23, 25, 32])
+def test_a_mask_between_two_slices_is_neither_larger_nor_smaller(slices: int) -> None:
+    """One slice of tumour at each place in turn: of 1.5 times as many slices 1.5 on the average, in steps of one."""
+    found = []
+    for place in range(2, slices - 2):
+        mask = np.zeros((4, 4, slices), bool)
+        mask[1:3, 1:3, place] = True
+        more = apply("more_slices", "mild", Volume("p", np.ones((3, 4, 4, slices), np.float32), mask))
+        found.append(int(more.mask.any(axis=(0, 1)).sum()))
+    assert set(found) <= {1, 2}
+    assert np.mean(found) == pytest.approx(1.5, abs=0.1)
+
+
+def test_half_the_matrix_keeps_the_area_of_a_mask() -> None:
+    rows, columns = np.ogrid[:256, :256]
+    areas = []
+    for radius in (20, 27, 33.5):
+        mask = ((rows - 120.3) ** 2 + (columns - 131) ** 2 <= radius**2)[..., None]
+        half = apply("matrix_size", "strong", Volume("p", np.ones((3, 256, 256, 1), np.float32), mask))
+        areas.append(4 * half.mask.sum() / mask.sum())
+    assert areas == pytest.approx([1, 1, 1], abs=0.02)

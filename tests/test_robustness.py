@@ -105,8 +105,8 @@ def test_moved_volumes_give_exactly_the_moved_mask(threshold_bundle: Path, tmp_p
     assert [row.error for row in rows] == [""] * len(rows)
     assert len(rows) == 1 + 3 + 3 * 3
     for row in rows:
-        if row.perturbation == "matrix_size":  # interpolation moves edges by a part of a pixel
-            assert row.agreement > (0.8 if row.strength == "0.5 x" else 0.95)
+        if row.perturbation == "matrix_size":  # pixels that are half tumour: to this network all are, of masks each 2nd
+            assert row.agreement > {"0.5 x": 0.8, "1.5 x": 0.93, "2 x": 0.99}[row.strength]
             continue
         assert row.agreement == 1, row
         assert row.dice_clean == pytest.approx(overlap)

@@ -91,6 +91,15 @@ def test_one_other_pixel_is_a_sequence_of_its_own() -> None:
     assert ThreeSequencesd("image")({"image": image})["missing_sequences"] == "post"
 
 
+def test_a_slice_of_a_missing_sequence_becomes_flair_as_its_volume_does() -> None:
+    image = torch.stack([torch.zeros(4, 4), torch.arange(16.0).reshape(4, 4), torch.zeros(4, 4)])
+    ranges = [(0.0, 9.0), (0.0, 9.0), (0.0, 7.0)]  # of pre-contrast that of FLAIR; post-contrast is black here alone
+    record = ThreeSequencesd("image")({"image": image, "intensity_range": ranges})
+    assert torch.equal(record["image"][0], image[1])
+    assert torch.equal(record["image"][2], image[2])
+    assert record["missing_sequences"] == "pre"
+
+
 def test_other_channel_counts_name_the_case() -> None:
     with pytest.raises(ValueError, match="P_7: 2 channels; give 1"):
         ThreeSequencesd("image")({"image": torch.zeros(2, 4, 4), "case": "P_7"})

@@ -21,12 +21,14 @@ _LATEX = {
 class Column:
     """One column: the rows' key, its heading, and the decimals of its floats.
 
+    A ``positive`` one that the decimals do not show is ``<0.0001``, not 0.0000, as p values are.
     A list of two numbers in a cell is an interval: ``0.712 to 0.850``, in CSV two columns ``<key>_low, <key>_high``.
     """
 
     key: str
     title: str
     digits: int = 3
+    positive: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,16 @@ def write_table(table: Table, folder: Path, stem: str, printed: Table | None = N
     return paths
 
 
-def cell_text(value: Any, digits: int = 3) -> str:
-    """A cell as people read it."""
+def cell_text(value: Any, digits: int = 3, positive: bool = False) -> str:
+    """A cell as people read it; for ``positive`` see :class:`Column`."""
     if isinstance(value, list | tuple):
         low, high = (cell_text(item, digits) for item in value)
         return f"{low} to {high}" if low or high else ""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, float):
-        return f"{value:.{digits}f}"
+        least = 10.0**-digits
+        return f"<{least:.{digits}f}" if positive and 0 < value < least else f"{value:z.{digits}f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
@@ -158,6 +161,9 @@ def html_table(table: Table) -> str:
 def _parts(table: Table) -> tuple[list[str], list[list[str]], list[bool]]:
     """Headings, cells as text, and which columns hold text (aligned to the left)."""
     titles = [column.title for column in table.columns]
-    cells = [[cell_text(row.get(column.key), column.digits) for column in table.columns] for row in table.rows]
+    cells = [
+        [cell_text(row.get(column.key), column.digits, column.positive) for column in table.columns]
+        for row in table.rows
+    ]
     left = [any(isinstance(row.get(column.key), str) for row in table.rows) for column in table.columns]
     return titles, cells, left

@@ -39,6 +39,10 @@ def test_cell(value: object, text: str) -> None:
 
 def test_digits() -> None:
     assert cell_text(3.14159, 1) == "3.1"
+    assert cell_text(-0.0002) == "0.000"
+    assert cell_text(5e-15, 4, positive=True) == "<0.0001"
+    assert cell_text(0.0, 4, positive=True) == "0.0000"
+    assert cell_text(0.0123, 4, positive=True) == "0.0123"
 
 
 def test_csv_keeps_all_digits_and_splits_intervals() -> None:
