@@ -78,12 +78,14 @@ class DataReport:
 
     Args:
         slices: images, readable or not.
+        mask_slices: readable masks.
         tumour_pixel_share: of the pixels of all readable masks; None without masks.
         institutions: code -> number of patients.
     """
 
     patients: int = 0
     slices: int = 0
+    mask_slices: int = 0
     tumour_slices: int = 0
     tumour_pixel_share: float | None = None
     institutions: dict[str, int] = field(default_factory=dict)
@@ -156,6 +158,7 @@ class _Scan:
     slices: int = 0
     tumour_slices: int = 0
     tumour_pixels: int = 0
+    mask_slices: int = 0
     mask_pixels: int = 0
     images_by_hash: dict[bytes, str] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -311,13 +314,14 @@ def _check_masks(
             values = np.unique(mask)
             message = f"has the values {_list(values.tolist())}; a mask has 0 and 255, or 0 and 1"
             scan.error("mask-values", message, path.name)
+        scan.mask_slices += 1
         scan.mask_pixels += mask.size
         scan.tumour_pixels += int(np.count_nonzero(mask))
         scan.tumour_slices += bool(top)
         if top and mask.shape == size:
             tumours[number] = mask > 0
     _check_dtypes(scan, read)
-    ends = [number for number in (min(images), max(images)) if number in tumours]
+    ends = [number for number in sorted({min(images), max(images)}) if number in tumours]
     if ends:
         message = f"tumour in slice {_list(ends)}, at the end of the stack; it may be cut off"
         scan.warning("tumour-at-end", message, items=ends)
@@ -361,6 +365,7 @@ def _report(base: Path, scans: Sequence[_Scan]) -> DataReport:
     return DataReport(
         patients=len(patients),
         slices=sum(scan.slices for scan in patients),
+        mask_slices=sum(scan.mask_slices for scan in patients),
         tumour_slices=sum(scan.tumour_slices for scan in patients),
         tumour_pixel_share=sum(scan.tumour_pixels for scan in patients) / pixels if pixels else None,
         institutions=dict(sorted(Counter(institution_of(scan.name) for scan in patients).items())),

@@ -21,6 +21,8 @@ import tifffile
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from monai_lgg.errors import UsageError
+
 Field = NDArray[Any]  # float32, (S, H, W) or broadcastable to it
 Mask = NDArray[np.bool_]  # (S, H, W)
 
@@ -190,7 +192,7 @@ def write_patients(
         ValueError: a bad argument; a patient's folder was written with other arguments; data.csv lists real patients.
     """
     if patients < 1:
-        raise ValueError(f"patients is {patients}; it must be at least 1: ask for one or more patients")
+        raise UsageError(f"patients is {patients}; it must be at least 1: ask for one or more patients")
     _check(0, seed, size, slices)
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
@@ -209,13 +211,13 @@ def write_patients(
 
 def _check(index: int, seed: int, size: tuple[int, int], slices: int | None) -> None:
     if index < 0:
-        raise ValueError(f"index is {index}; it must be at least 0: number patients from 0")
+        raise UsageError(f"index is {index}; it must be at least 0: number patients from 0")
     if seed < 0:
-        raise ValueError(f"seed is {seed}; it must be at least 0: use a non-negative seed")
+        raise UsageError(f"seed is {seed}; it must be at least 0: use a non-negative seed")
     if len(size) != 2 or min(size) < MIN_SIZE:
-        raise ValueError(f"size is {size}; it must be (height, width), each at least {MIN_SIZE} px: use a larger size")
+        raise UsageError(f"size is {size}; it must be (height, width), each at least {MIN_SIZE} px: use a larger size")
     if slices is not None and slices < 1:
-        raise ValueError(f"slices is {slices}; it must be at least 1: use None for a drawn number of slices")
+        raise UsageError(f"slices is {slices}; it must be at least 1: use None for a drawn number of slices")
 
 
 def _institution(index: int) -> str:

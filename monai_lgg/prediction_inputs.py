@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_lgg.cases import parse_slice_name, patient_folders, read_patient, volume_records
+from monai_lgg.errors import UsageError
 from monai_lgg.io.dicom import find_dicom, is_dicom, require_dicom
 from monai_lgg.io.nifti import SUFFIXES, is_nifti
 from monai_lgg.io.tiff import is_tiff
@@ -140,7 +141,7 @@ def _patient_record(folder: Path) -> dict[str, Any]:
 
 def _file_record(path: Path) -> dict[str, Any]:
     if not (is_tiff(path) or is_nifti(path)):
-        raise ValueError(f"input {path}: unknown format; give .tif, .tiff, .nii, .nii.gz, DICOM or a folder")
+        raise UsageError(f"input {path}: unknown format; give .tif, .tiff, .nii, .nii.gz, DICOM or a folder")
     return {"image": [str(path)], "case": _safe_name(_stem(path))}
 
 

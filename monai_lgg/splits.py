@@ -95,12 +95,12 @@ def split_folds(root: str | Path, folds: int, seed: int = 0, validation: float =
         ValueError: bad numbers, or too few patients.
     """
     if not 0 <= validation < 1:
-        raise ValueError(f"validation share {validation}: give 0 or more and below 1")
+        raise UsageError(f"validation share {validation}: give 0 or more and below 1")
     patients, labels = _load(root)
     whose = persons(patients, labels)
     order = _stratified_order(patients, labels, whose, seed)
     if not 2 <= folds <= len(order):
-        raise ValueError(f"{folds} folds of {len(order)} patients; give 2 to {len(order)}")
+        raise UsageError(f"{folds} folds of {len(order)} patients; give 2 to {len(order)}")
     rng = np.random.default_rng([seed, folds])
     tests: list[list[int]] = [[] for _ in range(folds)]
     for start in range(0, len(order), folds):
@@ -114,7 +114,7 @@ def split_folds(root: str | Path, folds: int, seed: int = 0, validation: float =
         if validation > 0 and not held:
             held, train = rest[:1], rest[1:]
         if not train:
-            raise ValueError(f"{folds} folds of {len(order)} patients leave none for training; add patients")
+            raise UsageError(f"{folds} folds of {len(order)} patients leave none for training; add patients")
         result.append(_parts(patients, whose, train, held, test))
     left = (folds - 1) / folds
     fractions = [round(left * (1 - validation), 4), round(left * validation, 4), round(1 / folds, 4)]

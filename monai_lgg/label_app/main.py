@@ -2,8 +2,8 @@
 
 import json
 import logging
-import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -101,11 +101,17 @@ class App(MONAILabelApp):
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> Any:
         """Raises: ImageNotFoundException: the image is neither a file nor in the studies."""
         image = request.get("image")
-        if isinstance(image, str) and not os.path.exists(image):
+        if isinstance(image, str) and not self._is_given(image):
             known = (datastore or self.datastore()).list_images()
             if image not in known:
                 raise ImageNotFoundException(f"no image {image!r} among the {len(known)} of the studies")
         return super().infer(request, datastore)
+
+    def _is_given(self, image: str) -> bool:
+        """A file that came with the request or a session, or lies in the studies; not any file of this machine."""
+        path = Path(image).resolve()
+        given = (tempfile.gettempdir(), settings.MONAI_LABEL_SESSION_PATH, self.studies)
+        return path.is_file() and any(path.is_relative_to(Path(folder).resolve()) for folder in given)
 
     def async_scoring(self, method: str | None, params: Any = None) -> Any:
         """Without a method: those that choose the next image, if they have not seen all; nothing is scored twice."""

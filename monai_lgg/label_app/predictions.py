@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from monai_lgg.inference import Predictor
+from monai_lgg.io.nifti import is_nifti
 from monai_lgg.io.tiff import is_tiff, read_tiff, write_tiff
 from monai_lgg.label_app.versions import WEIGHTS, Versions
 from monai_lgg.prediction_inputs import prediction_records
@@ -83,6 +84,8 @@ class Predictions:
     def _predict(
         self, kind: str, settings: dict[str, Any], image: Path, version: int, device: str
     ) -> tuple[Path, dict[str, Any]]:
+        if not (is_nifti(image) or is_tiff(image)):
+            raise ValueError(f"{image.name}: give .nii, .nii.gz or .tif; DICOM is served from a server (--dicomweb)")
         records = prediction_records(image)
         if len(records) != 1:
             raise ValueError(f"{image}: {len(records)} cases; give one image")

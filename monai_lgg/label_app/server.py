@@ -1,5 +1,6 @@
 """MONAI Label's web application, with errors that say what is wrong in place of a bare 500."""
 
+import logging
 import os
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -7,13 +8,14 @@ from urllib.parse import urlsplit
 
 from fastapi import HTTPException, Request
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from monailabel.app import app
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 
 from monai_lgg.errors import deepest
 from monai_lgg.label_app import background
+from monai_lgg.label_app.overview import overview
 from monai_lgg.label_app.start import LOOPBACK, TRUSTED
 
 #: Error -> status; the first that fits.
@@ -33,8 +35,11 @@ _NAMES = {
     ("activelearning",): "strategies",
     ("scoring",): "scoring",
 }
+#: Pages that load programs from other sites.
+PAGES = ("/", "/docs", "/logs", "/logs/")
 #: How a query says yes.
 _YES = ("1", "true", "on", "t", "y", "yes")
+_log = logging.getLogger(__name__)
 
 
 def _answer(request: Request, error: Exception) -> JSONResponse:
@@ -47,9 +52,16 @@ def _answer(request: Request, error: Exception) -> JSONResponse:
 # MONAI Label lets pages from anywhere use it; only its own have business here, and they need no leave. (Its setting for
 # this makes all background tasks fail.)
 app.user_middleware = [item for item in app.user_middleware if item.cls is not CORSMiddleware]
+app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") not in PAGES]
 background.install()
-for _kind, _ in STATUS:
+for _kind, _ in STATUS[:-1]:  # of all others Starlette would print the traceback too
     app.add_exception_handler(_kind, _answer)
+
+
+@app.get("/", include_in_schema=False)
+@app.get("/docs", include_in_schema=False)
+def _overview() -> HTMLResponse:
+    return HTMLResponse(overview(app.openapi()))
 
 
 @app.middleware("http")
@@ -66,7 +78,13 @@ async def _refuse_early(request: Request, call_next: Callable[[Request], Awaitab
         return JSONResponse({"detail": error.detail}, error.status_code)
     except (FileNotFoundError, ValueError) as error:
         return _answer(request, error)
-    return await call_next(request)
+    try:
+        return await call_next(request)
+    except Exception as error:
+        answer = _answer(request, error)
+        if answer.status_code == HTTPStatus.INTERNAL_SERVER_ERROR:
+            _log.exception(f"{request.method} {request.url.path}")
+        return answer
 
 
 def _check_sender(request: Request) -> None:

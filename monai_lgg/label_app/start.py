@@ -6,8 +6,8 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import chdir
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -68,10 +68,29 @@ def start(options: Options, say: Callable[[str], Any]) -> None:
     try:
         _check_installed()
         os.environ.update(_environment(options, roots, listening.getsockname()[1]))
-        with tempfile.TemporaryDirectory(prefix="monai-lgg-serving-") as empty, chdir(empty):
+        with tempfile.TemporaryDirectory(prefix="monai-lgg-serving-") as empty, chdir(empty), _own_temporary_files():
             _serve(options, listening, say)
     finally:
         listening.close()
+
+
+@contextmanager
+def _own_temporary_files() -> Iterator[None]:
+    """In a folder that nobody else may read, and that is gone at the end.
+
+    MONAI Label leaves there what came with a request that it refused: scans and labels.
+    """
+    usual = tempfile.tempdir, os.environ.get("TMPDIR")
+    with tempfile.TemporaryDirectory(prefix="monai-lgg-requests-") as folder:
+        tempfile.tempdir = os.environ["TMPDIR"] = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = usual[0]
+            if usual[1] is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = usual[1]
 
 
 def _check_installed() -> None:

@@ -120,7 +120,7 @@ class Training(TrainTask):
             epochs=int(request.get("max_epochs", Plan.epochs)),
             validation=float(request.get("val_split", Plan.validation)),
             learning_rate=request.get("learning_rate"),
-            pretrained=bool(request.get("pretrained", Plan.pretrained)),
+            pretrained=_yes(request.get("pretrained", Plan.pretrained)),
             device=name_to_device(request.get("device")),
         )
         facts = train_version(self.versions, _pairs(datastore), plan)
@@ -128,6 +128,15 @@ class Training(TrainTask):
             _log.warning(f"left out: {reason}")
         _log.info(f"version {facts['version']} of {self.versions.name} is in use now")
         return facts
+
+
+def _yes(value: Any) -> bool:
+    """Of a request, in which viewers send true and false as they are or as words."""
+    words = {"true": True, "false": False, "1": True, "0": False}
+    found = words.get(str(value).lower())
+    if found is None:
+        raise ValueError(f"pretrained {value!r}: give true or false")
+    return found
 
 
 def _pairs(datastore: Datastore) -> list[Pair]:

@@ -1,6 +1,7 @@
 """Training on corrected labels: the bundle's own training, begun from the version in use, on a copy of the bundle."""
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -46,6 +47,9 @@ class Plan:
             raise ValueError(f"max_epochs {self.epochs} is not 1 or more")
         if not 0 < self.validation < 1:
             raise ValueError(f"val_split {self.validation} is not above 0 and below 1")
+        rate = self.learning_rate
+        if rate is not None and not (isinstance(rate, int | float) and 0 < rate < math.inf):
+            raise ValueError(f"learning_rate {rate!r} is not a number above 0")
 
 
 def check_labels(pairs: Sequence[Pair]) -> None:

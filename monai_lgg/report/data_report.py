@@ -38,6 +38,7 @@ def gather(root: Path, found: Exploration) -> dict[str, Any]:
         "title": f"Data in {root.resolve().name}",
         "folder": str(root),
         "report": found.report,
+        "slices": sum(facts.slices for facts in found.patients),
         "errors": len(found.report.errors),
         "warnings": len(found.report.warnings),
         "institutions": _institutions(found),

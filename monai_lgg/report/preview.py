@@ -42,12 +42,16 @@ class Shown:
     anchor: str
     empty: bool
     confidence: float | None
-    volume: str
-    volume_key: float
+    voxels: int
+    volume_ml: float | None
     components: int
     flags: list[Flag]
     link: str
     picture: Picture | None
+
+    @property
+    def volume(self) -> str:
+        return f"{number(self.voxels, 0)} voxels" if self.volume_ml is None else f"{number(self.volume_ml, 1)} ml"
 
     @property
     def warnings(self) -> int:
@@ -90,7 +94,7 @@ def gather(cases: list[Shown], failed: Mapping[str, bool], damaged: list[str]) -
         "median_confidence": statistics.median(confidences) if confidences else None,
         "counts": Counter(flag.name for case in cases for flag in case.flags).most_common(),
         "informational": INFORMATIONAL,
-        "rows": [_row(case) for case in cases],
+        "rows": [_row(case, all(other.volume_ml is not None for other in cases)) for case in cases],
         "failed": failed,
         "damaged": damaged,
         "kilobytes": round(statistics.mean(pictures) / 1000) if pictures else 0,
@@ -98,12 +102,13 @@ def gather(cases: list[Shown], failed: Mapping[str, bool], damaged: list[str]) -
     }
 
 
-def _row(case: Shown) -> list[Cell]:
+def _row(case: Shown, by_ml: bool) -> list[Cell]:
+    """Sorted by millilitres where all volumes are known, else by voxels."""
     words = ", ".join(flag.name for flag in case.flags) or "none"
     return [
         Cell(str(case.warnings), float(case.warnings)),
         cell(case.confidence, 2) if case.confidence is not None else Cell("-", None),
-        Cell(case.volume, case.volume_key),
+        Cell(case.volume, case.volume_ml if by_ml else float(case.voxels)),
         cell(case.components),
         Cell(words, words),
     ]
@@ -114,15 +119,13 @@ def _shown(index: int, path: Path) -> Shown | None:
     try:
         result = read_json(path, "")
         flags = [Flag(item["name"], item["reason"]) for item in result.get("flags", [])]
-        known = result["volume_ml"] is not None
-        voxels = number(result["voxels"], 0)
         return Shown(
             case=str(result["case"]),
             anchor=f"case-{index + 1}",
             empty=result["voxels"] == 0,
             confidence=result.get("confidence"),
-            volume=f"{number(result['volume_ml'], 1)} ml" if known else f"{voxels} voxels",
-            volume_key=float(result["volume_ml"] if known else result["voxels"]),
+            voxels=int(result["voxels"]),
+            volume_ml=None if result["volume_ml"] is None else float(result["volume_ml"]),
             components=int(result["components"]),
             flags=sorted(flags, key=lambda flag: flag.name in INFORMATIONAL),
             link=f"{quote(os.fsencode(path.parent.name))}/",

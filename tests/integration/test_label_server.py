@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -183,6 +184,13 @@ def test_bad_requests(server: LabelServer, tmp_path: Path, bundles: dict[str, Pa
     with pytest.raises(MONAILabelClientException) as error:
         client.infer("run", "", {}, file=str(tmp_path / "cut.nii.gz"))
     assert "not a readable NIfTI file" in error.value.msg
+    status, answer = server.send("POST", "/infer/run?output=json", *form(Path(__file__), "file"))
+    assert (status, "give .nii, .nii.gz or .tif" in answer["detail"]) == (422, True), answer
+    elsewhere = tmp_path / "a.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 2), np.uint8), np.eye(4)), elsewhere)
+    for path in (elsewhere, tmp_path):
+        status, answer = server.post(f"/infer/run?image={path}&output=json")
+        assert (status, "no image" in answer["detail"]) == (404, True), answer
     before = digest(bundles["run"])
     for method in ("PUT", "DELETE"):
         status, answer = server.send(method, "/model/run")
@@ -247,13 +255,30 @@ def test_pages_of_other_sites_are_refused(server: LabelServer) -> None:
         assert server.send("GET", "/info/", **headers)[0] == 200, headers
 
 
-def test_a_bad_plan_of_training_is_one_line(server: LabelServer) -> None:
-    status, _ = server.post("/train/run", {"max_epochs": 0})
+@pytest.mark.parametrize("page", ["/", "/docs"])
+def test_pages_load_nothing_from_elsewhere(server: LabelServer, page: str) -> None:
+    with urllib.request.urlopen(server.url + page) as answer:
+        text = answer.read().decode()
+    assert "/infer/{model}" in text
+    assert "//" not in text.replace("</", "")
+    assert "<script" not in text
+
+
+@pytest.mark.parametrize(
+    ("plan", "reason"),
+    [
+        ({"max_epochs": 0}, "max_epochs 0 is not 1 or more"),
+        ({"learning_rate": "fast"}, "learning_rate 'fast' is not a number above 0"),
+        ({"pretrained": "maybe"}, "pretrained 'maybe': give true or false"),
+    ],
+)
+def test_a_bad_plan_of_training_is_one_line(server: LabelServer, plan: dict[str, object], reason: str) -> None:
+    status, _ = server.post("/train/run", plan)
     assert status == 200
     task = server.wait_for("/train/")
     assert task["status"] == "ERROR"
     lines = "\n".join(str(line) for line in task["details"])
-    assert "run was not trained: max_epochs 0 is not 1 or more" in lines
+    assert f"run was not trained: {reason}" in lines
     assert "Traceback" not in lines
 
 

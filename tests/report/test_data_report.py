@@ -48,6 +48,19 @@ def test_the_whole_page(cohort: Path, tmp_path: Path, parse: Parse) -> None:
     assert "patient's right (R)" in page.text
 
 
+def test_shares_are_of_what_has_a_mask_and_can_be_read(copied: Path, tmp_path: Path, parse: Parse) -> None:
+    first, second, *_ = sorted(path for path in copied.iterdir() if path.is_dir())
+    for mask in first.glob("*_mask.tif"):
+        mask.unlink()
+    broken = second / f"{second.name}_1.tif"
+    broken.write_bytes(broken.read_bytes()[:100])
+    page = parse(write_data_report(copied, tmp_path / "data.html"))
+    tumour = check_data(copied).tumour_slices
+    assert "6 patients 29 slices" in page.text
+    assert sum(int(row[2]) for row in page.tables["Patients by institution"][1:]) == 29
+    assert f"{tumour} slices with tumour ({tumour / 25:.1%} of 25 with a mask)" in page.text
+
+
 def test_without_masks(copied: Path, tmp_path: Path, parse: Parse) -> None:
     for mask in copied.glob("*/*_mask.tif"):
         mask.unlink()

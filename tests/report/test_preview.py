@@ -1,6 +1,7 @@
 import base64
 import io
 import json
+import re
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -146,3 +147,21 @@ def test_a_damaged_result_or_picture_costs_no_other_case(output: Path, text: str
     assert "Not done in the last call" not in page.text
     assert "5 predicted cases" in page.text
     assert len(page.all("img")) == before - 1
+
+
+def test_volumes_are_sorted_by_one_unit(tmp_path: Path) -> None:
+    add(tmp_path, "small", voxels=461)
+    add(tmp_path, "large", voxels=1912, volume_ml=38.2)
+    write_preview(tmp_path)
+    table = parsed_keys(tmp_path)
+    assert table == {"461 voxels": 461, "38.2 ml": 1912}
+    (tmp_path / "small" / "result.json").unlink()
+    write_preview(tmp_path)
+    assert parsed_keys(tmp_path) == {"38.2 ml": 38.2}
+
+
+def parsed_keys(folder: Path) -> dict[str, float]:
+    """What is shown as a volume -> what it is sorted by."""
+    text = (folder / "preview.html").read_text()
+    found = re.findall(r'data-key="([0-9.]+)"[^>]*>([0-9.,]+ (?:ml|voxels))<', text)
+    return {shown: float(key) for key, shown in found}
