@@ -183,11 +183,11 @@ def resample(
     moved = np.asarray(
         affine_transform(volume, way[:3, :3], way[:3, 3], tuple(shape), order=order, mode="nearest"), volume.dtype
     )
-    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    rows, columns, lowest = *np.ogrid[: shape[0], : shape[1]], volume.min()
     for k in range(shape[2]):  # one by one, to spare memory
         at = [line[0] * rows + line[1] * columns + (line[2] * k + line[3]) for line in way[:3]]
         inside = [_within(along, size) for along, size in zip(at, volume.shape, strict=True)]
-        moved[..., k][~np.logical_and.reduce(inside)] = volume.min()
+        moved[..., k][~np.logical_and.reduce(inside)] = lowest
     return moved
 
 
