@@ -95,11 +95,10 @@ def _kept(record: Mapping[str, Any], size: Sequence[int], head_size: Sequence[in
     background = [np.asarray(low).astype(image.dtype) for low, _ in ranges]
     image, label = _resized(image, wanted), _resized((label > 0).astype(np.float32), wanted) >= 0.5
     cut = np.stack([_cut(channel, window, low) for channel, low in zip(image, background, strict=True)])
+    mask = _cut(label[0], window, False)[None].astype(np.uint8)
     return {
         "image": torch.from_numpy(np.ascontiguousarray(cut.transpose(3, 0, 1, 2))),
-        "label": torch.from_numpy(np.ascontiguousarray(_cut(label[0], window, False)[None].transpose(3, 0, 1, 2))).to(
-            torch.uint8
-        ),
+        "label": torch.from_numpy(np.ascontiguousarray(mask.transpose(3, 0, 1, 2))),
         "intensity_range": torch.tensor(ranges, dtype=torch.float32),
     }
 

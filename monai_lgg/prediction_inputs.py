@@ -96,7 +96,7 @@ def _records_of(path: Path, files: list[str]) -> list[dict[str, Any]]:
     records = [*map(_patient_record, patients), *map(_file_record, volumes)]
     found = find_dicom([path])
     files += found
-    left = [item.name for item in visible if item not in patients and _has_other_images(item)]
+    left = [item.name for item in sorted({*visible} - {*patients}) if _has_other_images(item)]
     if left:
         _log.warning(
             f"{path}: not predicted: {', '.join(left[:NAMED])}{', ...' if len(left) > NAMED else ''} (neither patient "

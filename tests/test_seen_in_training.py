@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from monai_lgg.bundle import OVERRIDES, seen_in_training
+from monai_lgg.bundle import OPTIONS, OVERRIDES, find_bundle, parse_settings, seen_in_training
+from monai_lgg.errors import UsageError
 from monai_lgg.splits import Split, save_split, split_folds, split_patients, split_slices
 
 
@@ -49,3 +50,10 @@ def test_a_run_trained_by_slice(phantoms: Path, tmp_path: Path) -> None:
     found = seen_in_training(run, phantoms, tmp_path / "by patient.json", "test", 0)
     assert str(found).startswith(f"{count} of the {count} patients were used")
     assert str(seen_in_training(run, phantoms, None, "all", 0)).startswith("10 of the 10 patients were used")
+
+
+@pytest.mark.parametrize("key", sorted(OPTIONS))
+def test_what_the_warning_goes_by_is_no_setting(key: str) -> None:
+    files = [find_bundle("unet_25d") / "configs" / name for name in ("train.json", "evaluate.json")]
+    with pytest.raises(UsageError, match=f"setting '{key}' would go round the checks of {OPTIONS[key]}"):
+        parse_settings((f"{key}=train",), files)
