@@ -36,6 +36,11 @@ class Slice:
     image: Path
     label: Path | None
 
+    @property
+    def written_number(self) -> str:
+        """As the image's name has it: ``001`` of ``<patient>_001.tif``."""
+        return self.image.stem.rpartition("_")[2]
+
 
 @dataclass(frozen=True)
 class Patient:
@@ -176,7 +181,7 @@ def slice_records(patients: Sequence[Patient], numbers: dict[str, list[int]] | N
 def volume_records(
     patients: Sequence[Patient], numbers: dict[str, list[int]] | None = None, labels: bool = True
 ) -> list[dict[str, Any]]:
-    """One record a patient: ordered image (and label) paths, slice numbers, case name. For evaluation, prediction."""
+    """One record a patient: paths of its images (and labels) in order, its name, slice numbers as written in names."""
     records = []
     for patient in patients:
         keep = [item for item in patient.slices if numbers is None or item.number in numbers.get(patient.name, ())]
@@ -185,7 +190,7 @@ def volume_records(
         record: dict[str, Any] = {
             "image": [str(item.image) for item in keep],
             "case": patient.name,
-            "slices": [item.number for item in keep],
+            "slices": [item.written_number for item in keep],
         }
         if labels:
             record["label"] = [_label_path(patient, item) for item in keep]

@@ -45,10 +45,10 @@ TABLE = "results.csv"
 class SaveCased(MapTransform):
     """Writes one case's files into ``<output_dir>/<case>/``, which appears only when all of them are whole.
 
-    The mask (``<case>_<n>_mask.tif`` a slice, uint8 0/255; or ``<case>_mask.nii.gz``, uint8 0/1; or
-    ``<case>_seg.dcm``), ``overlay.png`` and ``result.json`` with size, confidence, quality flags and the names of the
-    images; by option the probabilities (``_prob``) and their uncertainty (``_uncertainty``), both float32, NIfTI beside
-    a DICOM SEG.
+    The mask (``<case>_<n>_mask.tif`` a slice, n as in the image's name, uint8 0/255; or ``<case>_mask.nii.gz``, uint8
+    0/1; or ``<case>_seg.dcm``), ``overlay.png`` and ``result.json`` with size, confidence, quality flags and the names
+    of the images; by option the probabilities (``_prob``) and their uncertainty (``_uncertainty``), both float32, NIfTI
+    beside a DICOM SEG.
 
     Args:
         keys: of the probabilities (1, X, Y, Z) in the geometry of the input.
@@ -130,7 +130,7 @@ class SaveCased(MapTransform):
         mask = from_display(shown_mask, affine)
         source = "nifti" if "dicom" in record or is_nifti(str(meta["filename_or_obj"])) else "tiff"
         chosen = source if self.output_format == "auto" else self.output_format
-        numbers = [int(n) for n in record.get("slices", [])]
+        numbers = list(record.get("slices", []))
         write = _write_tiff if chosen == "tiff" else _write_nifti
         if chosen == "dicomseg":
             self._write_seg(folder / f"{case}_seg.dcm", record, mask if self.seg_type == "binary" else values)
@@ -239,7 +239,7 @@ def from_display(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 
 def _write_tiff(
-    folder: Path, case: str, kind: str, volume: np.ndarray, meta: Any, numbers: list[int], scale: int
+    folder: Path, case: str, kind: str, volume: np.ndarray, meta: Any, numbers: list[str], scale: int
 ) -> None:
     shown = to_display(volume, np.asarray(meta["affine"]))
     if numbers and len(numbers) != shown.shape[2]:
@@ -252,7 +252,7 @@ def _write_tiff(
 
 
 def _write_nifti(
-    folder: Path, case: str, kind: str, volume: np.ndarray, meta: Any, numbers: list[int], scale: int
+    folder: Path, case: str, kind: str, volume: np.ndarray, meta: Any, numbers: list[str], scale: int
 ) -> None:
     write_nifti(folder / f"{case}_{kind}.nii.gz", volume, dict(meta))
 

@@ -114,7 +114,7 @@ def test_patient_without_masks(tmp_path):
 
     assert not patient.has_labels
     assert patient.slices[0].label is None
-    assert volume_records([patient], labels=False)[0]["slices"] == [1, 2]
+    assert volume_records([patient], labels=False)[0]["slices"] == ["1", "2"]
     with pytest.raises(ValueError, match=r"p: slice 1 has no mask \(p_1_mask.tif\); add it"):
         slice_records([patient])
     with pytest.raises(ValueError, match="p: slice 1 has no mask"):
@@ -183,7 +183,7 @@ def test_records(tmp_path):
     assert len(slice_records(patients)) == 6
 
     (volume,) = volume_records(patients, numbers)
-    assert (volume["case"], volume["slices"]) == ("p", [1, 3])
+    assert (volume["case"], volume["slices"]) == ("p", ["1", "3"])
     assert volume["label"] == [record["label"] for record in records]
     assert [record["case"] for record in volume_records(patients)] == ["p", "q"]
 

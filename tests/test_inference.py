@@ -298,6 +298,15 @@ def test_slices_missing_in_between_are_flagged(threshold_bundle: Path, tmp_path:
     assert {"name": "missing slices", "reason": "no slice 3 to 4; those beside were taken for neighbours"} in flags
 
 
+def test_masks_are_named_as_their_images(threshold_bundle: Path, tmp_path: Path) -> None:
+    folder = write_patient(tmp_path / "in", "p", pattern(32, 40, 3))
+    for number in (1, 2):
+        (folder / f"p_{number}.tif").rename(folder / f"p_{number:03}.TIF")
+    predict(prediction_records(folder), threshold_bundle, tmp_path / "out")
+    masks = {path.name for path in (tmp_path / "out" / "p").glob("*_mask.tif")}
+    assert masks == {"p_001_mask.tif", "p_002_mask.tif", "p_3_mask.tif"}
+
+
 def test_a_case_whose_masks_were_removed_is_done_again(threshold_bundle: Path, tmp_path: Path) -> None:
     for name in "abc":
         write_patient(tmp_path / "data", name, pattern(32, 40, 2))
