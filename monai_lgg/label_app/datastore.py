@@ -57,6 +57,7 @@ class StudiesDatastore(LocalDatastore):
     """
 
     def __init__(self, datastore_path: str, *, auto_reload: bool = False, **options: Any) -> None:
+        self._told: set[str] = set()
         try:
             super().__init__(datastore_path, auto_reload=auto_reload, **options)
         except ValueError as error:
@@ -68,8 +69,15 @@ class StudiesDatastore(LocalDatastore):
             self._handler.on_moved = self._on_renamed
 
     def _list_files(self, path: str, patterns: Sequence[str]) -> dict[str, str]:
+        """Of files that have one id, ``x.nii.gz`` and ``x.tif``, the first by name; the others are told of once."""
         found = super()._list_files(path, patterns)
-        return {name: file for name, file in found.items() if not name.startswith(".")}
+        first: dict[str, str] = {}
+        for name in sorted(found):
+            known = first.setdefault(self._to_id(name)[0], name)
+            if known != name and not name.startswith(".") and name not in self._told:
+                self._told.add(name)
+                _log.warning(f"{name} is not served, because {known} has the same id; rename one, and its label")
+        return {name: found[name] for name in first.values() if not name.startswith(".")}
 
     def _on_renamed(self, event: Any) -> None:
         if event.dest_path == self._datastore_config_path:
