@@ -190,8 +190,14 @@ def _licence(of_code: str, notice: Path) -> dict[str, str]:
 
 
 def _probability(config: ConfigParser) -> str:
-    slope, intercept = (config["calibration"][key] for key in ("slope", "intercept"))
-    return "sigmoid(logits)" if (slope, intercept) == (1, 0) else f"sigmoid({slope} x logits + {intercept})"
+    points = [config["calibration"][key] for key in ("logits", "calibrated")]
+    if points == [[0, 1], [0, 1]]:
+        return "sigmoid(logits)"
+    through = ", ".join(f"({logit}, {calibrated})" for logit, calibrated in zip(*points, strict=True))
+    return (
+        f"the sigmoid of the calibrated logit, which lies on straight lines through (logit, calibrated) {through}, "
+        "beyond which the first and the last line go on"
+    )
 
 
 def _mirroring(config: ConfigParser) -> list[str]:

@@ -15,6 +15,8 @@ from monai_lgg.decision import decide
 TINY = 1e-6
 #: Weights of red, green and blue in grey.
 LUMA = (0.299, 0.587, 0.114)
+#: Rows that are calibrated.
+AT_A_TIME = 32
 
 
 class ThreeSequencesd(MapTransform):
@@ -114,26 +116,43 @@ class GreySequencesd(MapTransform):
 
 
 class Calibrated(MapTransform):
-    """Probabilities of logits, by a line through them: sigmoid(slope x logit + intercept).
+    """Probabilities of logits: the sigmoid of a calibrated logit, which a line through given points has.
 
-    The slope and the intercept are fitted on predictions for patients that the network had not seen. 1 and 0 change
-    nothing.
+    The points are fitted on predictions for patients that the network had not seen. Beyond the first and the last of
+    them the line goes on. (0, 0) and (1, 1), the default, change nothing.
 
     Args:
         keys: of logits (1, ...).
-    Source: Platt 1999, Probabilistic outputs for support vector machines.
+        logits: of the points, ascending, two or more.
+        calibrated: what each becomes, ascending.
+    Raises:
+        ValueError: the points are no rising line, or too few.
+    Source: Platt 1999 has one straight line, Zadrozny and Elkan 2002 any rising one; this is between.
     """
 
-    def __init__(self, keys: KeysCollection, slope: float = 1.0, intercept: float = 0.0) -> None:
+    def __init__(
+        self, keys: KeysCollection, logits: Sequence[float] = (0.0, 1.0), calibrated: Sequence[float] = (0.0, 1.0)
+    ) -> None:
         super().__init__(keys)
-        if slope <= 0:
-            raise ValueError(f"slope {slope} of the calibration is not above 0, so it would turn the mask inside out")
-        self.slope, self.intercept = slope, intercept
+        points = np.array([logits, calibrated], dtype=float) if len(logits) == len(calibrated) else np.empty((2, 0))
+        if points.shape[1] < 2 or not np.isfinite(points).all() or not (np.diff(points) > 0).all():
+            raise ValueError(
+                f"calibration of logits {list(logits)} to {list(calibrated)}: give two points or more, both lists "
+                "ascending, or the mask would turn inside out"
+            )
+        slopes = np.diff(points[1]) / np.diff(points[0])
+        self.slope, self.intercept = float(slopes[0]), float(points[1, 0] - slopes[0] * points[0, 0])
+        self.bends = list(zip(points[0, 1:-1].tolist(), np.diff(slopes).tolist(), strict=True))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         record = dict(data)
         for key in self.key_iterator(record):
-            record[key] = record[key].mul(self.slope).add_(self.intercept).sigmoid_()
+            score = record[key].mul(self.slope).add_(self.intercept)
+            parts = zip(*(of.as_subclass(torch.Tensor).split(AT_A_TIME, 1) for of in (record[key], score)), strict=True)
+            for logits, part in parts:  # some rows at a time, because each bend needs a copy of them
+                for logit, change in self.bends:
+                    part.add_((logits - logit).clamp_(min=0), alpha=change)
+            record[key] = score.sigmoid_()
         return record
 
 

@@ -3,9 +3,10 @@
     python scripts/choose_decision.py CROSSVAL --data DIR -o OUT [--apply]
 
 CROSSVAL is the output of ``monai-lgg crossval``. Each patient is segmented by the one network that has not seen it; its
-logits are kept in OUT, so that a second call is quick. The calibration is a logistic regression on all voxels; the rule
-is the one with the highest mean Dice over the patients. Because a choice flatters the patients that it was made on, the
-same is done with each fold left out, and the Dice of the left-out patients is printed beside it. --apply writes the
+logits are kept in OUT, so that a second call is quick. The calibration is the rising line, bent at POINTS, that makes
+the voxels most likely; the rule is the one with the highest mean Dice over the patients. Because a choice flatters the
+patients that it was made on, both are made with each fold left out too, and for the patients left out their Dice is
+printed, and what their calibrated probabilities say beside the share of voxels that are tumour. --apply writes the
 choice into the configurations of the folds, for ``monai-lgg evaluate`` and ``predict``; for a bundle that ships, put
 the printed section into its recipe.json.
 """
@@ -14,13 +15,14 @@ import argparse
 import itertools
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
+from scipy.special import expit
 
 from monai_lgg.bundle import workflow
 from monai_lgg.components import label_components
@@ -32,7 +34,7 @@ from monai_lgg.saving import weights_sha256
 from monai_lgg.splits import read_split
 
 NEUTRAL: dict[str, Any] = {
-    "calibration": {"slope": 1.0, "intercept": 0.0},
+    "calibration": {"logits": [0.0, 1.0], "calibrated": [0.0, 1.0]},
     "threshold": 0.5,
     "component_share": 0.0,
     "fill_holes": False,
@@ -44,6 +46,9 @@ FILLS = (False, True)
 #: Logits beyond are kept as this: a probability of 6e-6.
 LARGEST = 12.0
 BINS = 2400
+#: Logits at which the line of the calibration may bend, and the slopes that its pieces may have.
+POINTS = (-12.0, -9.0, -6.0, 0.0, 6.0, 12.0)
+SLOPES = (0.05, 5.0)
 Case = tuple[np.ndarray, np.ndarray]  # logits and truth
 Rule = tuple[float, float, bool]
 
@@ -123,7 +128,8 @@ def load(path: Path) -> Case:
 
 def choose(folds: list[list[Case]]) -> dict[str, Any]:
     """Calibration and rule from all folds; prints what each rule gives, and the same with each fold left out."""
-    slope, intercept = calibrate(np.sum([histogram(*case) for cases in folds for case in cases], axis=0))
+    counts = np.array([np.sum([histogram(*case) for case in cases], axis=0) for cases in folds])
+    calibrated = calibrate(counts.sum(axis=0))
     known = rules()
     table = [np.array([dice_by_rule(*case) for case in cases]) for cases in folds]  # of each: (patients, rules)
     everyone = np.concatenate(table)
@@ -135,10 +141,12 @@ def choose(folds: list[list[Case]]) -> dict[str, Any]:
     if len(folds) > 1:
         left = [rows[:, _best(table[:fold] + table[fold + 1 :])] for fold, rows in enumerate(table)]
         print(f"chosen without the fold it is used on: {_figures(np.concatenate(left))}")
+        print("calibrated without the fold it is used on:")
+        print(reliability_table([(of, calibrate(counts.sum(axis=0) - of)) for of in counts]))
     threshold, share, fill = known[order[0]]
     return {
-        "calibration": {"slope": round(slope, 4), "intercept": round(intercept, 4)},
-        "threshold": round(1 / (1 + math.exp(-slope * threshold - intercept)), 4),
+        "calibration": {"logits": list(POINTS), "calibrated": [round(float(value), 4) for value in calibrated]},
+        "threshold": round(float(expit(np.interp(threshold, POINTS, calibrated))), 4),
         "component_share": share,
         "fill_holes": fill,
     }
@@ -179,16 +187,44 @@ def histogram(logits: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.stack([np.histogram(logits[truth == kind], edges)[0] for kind in (False, True)])
 
 
-def calibrate(counts: np.ndarray) -> tuple[float, float]:
-    """(slope, intercept) of the logistic regression of tumour on the logit, by maximum likelihood."""
-    middles = (np.arange(BINS) + 0.5) * 2 * LARGEST / BINS - LARGEST
+def calibrate(counts: np.ndarray) -> np.ndarray:
+    """What each of :data:`POINTS` becomes: the rising line of greatest likelihood; counts as of :func:`histogram`."""
+    widths = np.diff(POINTS)
+    along = np.clip((_middles()[:, None] - np.array(POINTS[:-1])) / widths, 0, 1)  # share of each piece that lies below
+    design = np.column_stack([np.ones(BINS), along])  # the score is the first point's value and the rises up to there
+    share = counts / counts.sum()
 
-    def loss(line: np.ndarray) -> float:
-        score = line[0] * middles + line[1]
-        return float((counts[0] * np.logaddexp(0, score) + counts[1] * np.logaddexp(0, -score)).sum() / counts.sum())
+    def loss(rises: np.ndarray) -> tuple[float, np.ndarray]:
+        score = design @ rises
+        value = (share[0] * np.logaddexp(0, score) + share[1] * np.logaddexp(0, -score)).sum()
+        return 1e3 * float(value), 1e3 * design.T @ (share.sum(axis=0) * expit(score) - share[1])
 
-    found = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead", options={"xatol": 1e-5, "fatol": 1e-12})
-    return float(found.x[0]), float(found.x[1])
+    bounds = [(None, None), *((SLOPES[0] * width, SLOPES[1] * width) for width in widths)]
+    found = minimize(loss, [POINTS[0], *widths], jac=True, bounds=bounds, options={"maxiter": 5000, "ftol": 1e-14})
+    return np.cumsum(found.x)
+
+
+def reliability_table(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
+    """Lines of voxels, mean probability and share of tumour, by tenths of the probability.
+
+    Args:
+        parts: counts of :func:`histogram` and the calibration, of :func:`calibrate`, that they get.
+    """
+    sums = np.zeros((10, 3))
+    for counts, calibrated in parts:
+        probability = expit(np.interp(_middles(), POINTS, calibrated))
+        tenth = np.minimum((10 * probability).astype(int), 9)
+        np.add.at(sums, tenth, np.column_stack([counts.sum(axis=0), counts.sum(axis=0) * probability, counts[1]]))
+    return "\n".join(
+        f"  {voxels:>11,.0f} voxels: said {said / voxels:.3f}, is {tumour / voxels:.3f}"
+        for voxels, said, tumour in sums
+        if voxels
+    )
+
+
+def _middles() -> np.ndarray:
+    """Of the bins of :func:`histogram`."""
+    return (np.arange(BINS) + 0.5) * 2 * LARGEST / BINS - LARGEST
 
 
 def apply(run: Path, decision: dict[str, Any]) -> None:

@@ -158,7 +158,7 @@ def test_description_of_every_bundle(name: str, tmp_path: Path) -> None:
     parsed = ConfigParser({key: facts[key] for key in ("preprocessing", "inferer")})
     assert isinstance(parsed.get_parsed_content("inferer"), Inferer)
     assert all(map(callable, parsed.get_parsed_content("preprocessing")))
-    assert facts["calibration"] == {"slope": 1, "intercept": 0} or name == "unet_25d"
+    assert facts["calibration"] == {"logits": [0, 1], "calibrated": [0, 1]} or name == "unet_25d"
 
 
 def test_steps_inside_a_compose_are_told(tmp_path: Path) -> None:

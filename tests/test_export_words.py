@@ -57,8 +57,9 @@ def by_the_words(forward: Any, facts: dict[str, Any], volume: np.ndarray) -> np.
     of_window[(..., *box)] = found
     logits = torch.full((len(slices), 1, *slices.shape[-2:]), -15.0)
     logits[(..., *window)] = interpolate(of_window, inside.shape[-2:], mode="bilinear", antialias=True)
-    slope, intercept = facts["calibration"]["slope"], facts["calibration"]["intercept"]
-    mask = (torch.sigmoid(slope * logits + intercept) >= facts["threshold"])[:, 0].permute(1, 2, 0).numpy()
+    points = facts["calibration"]  # numpy ends the line at its points, where the mask is decided already
+    score = np.interp(logits.numpy(), points["logits"], points["calibrated"])
+    mask = (1 / (1 + np.exp(-score)) >= facts["threshold"])[:, 0].transpose(1, 2, 0)
     filled = np.stack([ndimage.binary_fill_holes(mask[..., k]) for k in range(mask.shape[2])], axis=2)
     labels, count = ndimage.label(filled, np.ones((3, 3, 3)))
     sizes = [int((labels == number).sum()) for number in range(1, count + 1)]

@@ -173,17 +173,31 @@ def test_grey_is_the_luma_of_the_three_sequences() -> None:
 
 
 def test_calibrated_probabilities_by_hand() -> None:
-    """sigmoid(0.5 x 2 - 1) = sigmoid(0) = 1/2; sigmoid(0.5 x 0 - 1) = 1 / (1 + e)."""
-    logits = torch.tensor([[[2.0, 0.0]]])
-    result = Calibrated("pred", slope=0.5, intercept=-1.0)({"pred": logits})["pred"]
-    assert result[0, 0].tolist() == pytest.approx([0.5, 1 / (1 + np.e)])
-    torch.testing.assert_close(Calibrated("pred")({"pred": logits})["pred"], torch.sigmoid(logits))
+    """Through (-2, -3), (0, -1) and (4, 1): slopes 1 and 1/2, which go on beyond, so -4 becomes -5 and 6 becomes 2."""
+    logits = torch.tensor([-4.0, -2, -1, 0, 2, 4, 6]).reshape(1, 7, 1)
+    by_hand = torch.tensor([-5.0, -3, -2, -1, 0, 1, 2]).reshape(1, 7, 1)
+    given = logits.clone()
+    result = Calibrated("pred", [-2, 0, 4], [-3, -1, 1])({"pred": given})["pred"]
+    torch.testing.assert_close(result, torch.sigmoid(by_hand))
+    assert torch.equal(given, logits)
+    assert torch.equal(Calibrated("pred")({"pred": logits})["pred"], torch.sigmoid(logits))
 
 
-@pytest.mark.parametrize("slope", [0.0, -1.0])
-def test_a_calibration_may_not_turn_the_mask_inside_out(slope: float) -> None:
-    with pytest.raises(ValueError, match=r"slope .* is not above 0"):
-        Calibrated("pred", slope=slope)
+def test_a_calibration_of_many_rows_is_numpys_interpolation() -> None:
+    knots, values = [-12.0, -9, -6, 0, 6, 12], [-11.7, -7.6, -2.8, -0.2, 2.1, 6.5]
+    logits = MetaTensor(torch.rand(1, 70, 5, 3, generator=torch.Generator().manual_seed(0)) * 24 - 12)
+    result = Calibrated("pred", knots, values)({"pred": logits})["pred"]
+    assert isinstance(result, MetaTensor)
+    np.testing.assert_allclose(np.log(result / (1 - result)), np.interp(logits, knots, values), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("logits", "calibrated"),
+    [([0, 1], [1, 0]), ([0, 0], [0, 1]), ([0, 1, 2], [0, 1, 1]), ([0], [0]), ([0, 1], [0]), ([0, 1], [0, np.nan])],
+)
+def test_a_calibration_may_not_turn_the_mask_inside_out(logits: list[float], calibrated: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"calibration of logits \[.* both lists ascending"):
+        Calibrated("pred", logits, calibrated)
 
 
 def test_a_mask_is_decided_from_probabilities() -> None:

@@ -112,7 +112,8 @@ def test_the_shipped_network_is_unsure_of_heads_only(phantoms: Path, tmp_path: P
     model = Predictions(Versions(find_bundle("unet_25d"), tmp_path / "models"))
     unsure = model.entropy(head, method)
     calibration = json.loads((find_bundle("unet_25d") / "configs" / "inference.json").read_text())["calibration"]
-    rest = 1 / (1 + math.exp(-calibration["slope"] * NOTHING - calibration["intercept"]))
+    (x, beside), (y, rising) = (calibration[key][:2] for key in ("logits", "calibrated"))
+    rest = 1 / (1 + math.exp(-y - (NOTHING - x) * (rising - y) / (beside - x)))
     of_nothing = -rest * math.log2(rest) - (1 - rest) * math.log2(1 - rest)
     assert model.entropy(tmp_path / "empty.nii.gz", method) == pytest.approx(of_nothing, rel=0.01)
     assert 2 * of_nothing < unsure < 0.1  # of few voxels, at the tumour's border
