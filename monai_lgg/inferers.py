@@ -13,7 +13,7 @@ from monai.utils import convert_to_dst_type
 from torch.nn.functional import pad
 
 from monai_lgg.backends import BACKENDS, PRECISIONS, Backend, BackendError, check_name, load_backend
-from monai_lgg.head import HEAD_FILL, HEAD_LEVEL, network_size, pixel_shape, resize_slices
+from monai_lgg.head import AT_A_TIME, HEAD_FILL, HEAD_LEVEL, network_size, pixel_shape, resize_slices
 
 #: Logit of what is no tissue: a probability of 3e-7.
 NOTHING = -15.0
@@ -234,9 +234,10 @@ class ContextSliceInferer(Inferer):
         todo = [k for k, box in enumerate(boxes) if box is not None]
         for group in _pieces(todo, CUT_ALIKE):
             rows, columns = _union([boxes[k] for k in group], self.margin, slices.shape[-2:])
-            cut = slices[..., rows, columns]
+            first, last = group[0] - self.neighbours, group[-1] + self.neighbours
+            cut = slices[max(0, first) : last + 1, :, rows, columns].contiguous()  # read once, not for each neighbour
             for numbers in _pieces(group, self.batch_size):
-                stack = self._stack(cut, numbers)
+                stack = self._stack(cut, [k - max(0, first) for k in numbers])
                 logits[numbers, :, rows, columns] = self._forward(stack, network, *args, **kwargs)
         return logits
 
@@ -260,11 +261,13 @@ def _pieces(items: list[int], size: int) -> Iterator[list[int]]:
 def _head_boxes(slices: torch.Tensor) -> list[Box | None]:
     """Rows and columns of the head in each slice of (D, C, H, W), scaled to [-1, 1]; None where there is none."""
     boxes: list[Box | None] = []
-    for one in slices:
-        head = (one > 2 * HEAD_LEVEL - 1).any(dim=0).float()
-        found = [np.flatnonzero((head.mean(dim=across) > HEAD_FILL).cpu().numpy()) for across in (1, 0)]
-        empty = any(len(line) == 0 for line in found)
-        boxes.append(None if empty else tuple(slice(int(line[0]), int(line[-1]) + 1) for line in found))  # type: ignore
+    for some in slices.split(AT_A_TIME):
+        head = (some > 2 * HEAD_LEVEL - 1).any(dim=1).float()
+        filled = [(head.mean(dim=across) > HEAD_FILL).cpu().numpy() for across in (2, 1)]
+        for lines in zip(*filled, strict=True):
+            found = [np.flatnonzero(line) for line in lines]
+            empty = any(len(line) == 0 for line in found)
+            boxes.append(None if empty else tuple(slice(int(line[0]), int(line[-1]) + 1) for line in found))  # type: ignore
     return boxes
 
 
