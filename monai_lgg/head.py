@@ -13,7 +13,7 @@ HEAD_LEVEL = 0.1
 HEAD_FILL = 0.04
 #: Sides of a pixel that differ by no more than this factor are not resampled.
 SQUARE = 1.05
-#: Slices that are resized.
+#: Slices that are resized, or searched for their heads.
 AT_A_TIME = 16
 
 
